@@ -1,0 +1,76 @@
+"""Errors a user can cause or must know about.
+
+Every one says, in one sentence, what was found, what was expected and what to do; the command line prints
+that sentence and leaves with code 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class MsipError(Exception):
+    """Root of all user errors of this project (``msip`` and ``pad``)."""
+
+
+class SourceError(MsipError):
+    """A source or corpus description (YAML) is unknown or wrong."""
+
+
+class LayoutError(MsipError):
+    """A raw tree does not look as the source's layout says."""
+
+
+class StemCollisionError(MsipError):
+    """Two raw frames would get the same name in the output."""
+
+
+class OutputError(MsipError):
+    """The output cannot be written: no permission, no space, in use."""
+
+
+class ManifestError(MsipError):
+    """A manifest is missing, unreadable or not of this project's schema."""
+
+
+class FrameError(MsipError):
+    """One frame cannot be used; builds list it under ``problems`` and go on.
+
+    ``kind`` is one word for tables: ``broken``, ``unsupported``, ``blank``, ``collapsed``, ``too_large``.
+    """
+
+    kind = "broken"
+
+
+class BrokenFrame(FrameError):
+    """The bytes cannot be decoded whole (truncated, corrupt, not an image)."""
+
+    kind = "broken"
+
+
+class UnsupportedFrame(FrameError):
+    """A known format that is not read here, refused by name."""
+
+    kind = "unsupported"
+
+
+class CollapsedFrame(FrameError):
+    """The 16-bit to 8-bit mapping would leave a constant image."""
+
+    kind = "collapsed"
+
+
+class TooLargeFrame(FrameError):
+    """The header announces more pixels than are decoded here."""
+
+    kind = "too_large"
+
+
+class WeightsError(MsipError):
+    """Weights or adapters do not fit the model, or cannot be read safely."""
+
+
+class ModelError(MsipError):
+    """An unknown model, or one that cannot take adapters."""
+
+
+class RunError(MsipError):
+    """A training run's folder or configuration is in the way or inconsistent."""

@@ -1,0 +1,115 @@
+"""Files that are either whole or absent: write to a temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msip.errors import OutputError
+
+TEMPORARY_SUFFIX = ".msip-tmp"
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's write errors into one sentence (``OutputError``)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            found, advice = "the disk is full", "free space or choose another folder, then run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            found, advice = "no permission to write", "choose a folder you can write to"
+        else:
+            found, advice = error.strerror or str(error), "check the path"
+        raise OutputError(f"cannot write {path}: {found}; {advice}.") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success fsync it and rename it to ``path``.
+
+    On any exception the temporary file is removed and ``path`` is left as it was. Raises ``OutputError``.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if sync:
+                sync_file(temporary)
+            os.replace(temporary, path)
+            if sync:
+                sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write ``data`` to ``path``, whole or not at all. Raises ``OutputError``."""
+    with atomic_path(path, sync=sync) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries (renames) to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        sync_file(path)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_output_folder(path: Path) -> Path:
+    """Create ``path`` and prove that files can be written in it. Raises ``OutputError``."""
+    with write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file, a folder was expected; choose another --out.")
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test.{os.getpid()}{TEMPORARY_SUFFIX}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    """Free space, in bytes, of the file system that holds (or will hold) ``path``."""
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def human_bytes(count: float) -> str:
+    """``1536`` to ``1.5 KiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

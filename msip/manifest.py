@@ -1,0 +1,133 @@
+"""The manifest: Parquet, one row an image. The columns are fixed (README, "What a build leaves on disk")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from msip.errors import ManifestError
+from msip.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST_NAME = "manifest.parquet"
+ROI_FIELDS = ("x", "y", "width", "height", "area")
+
+_ROI = pa.struct([pa.field(name, pa.int32()) for name in ROI_FIELDS])
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # <source>/<stem>
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("path", pa.string(), nullable=False),  # of the stored file, relative to OUT
+        pa.field("source_path", pa.string(), nullable=False),  # inside the raw source
+        pa.field("sequence", pa.string()),
+        pa.field("frame_index", pa.int32()),  # position in its sequence before the stride
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("channels", pa.int8()),  # of the stored file
+        pa.field("bit_depth", pa.int8()),  # of the raw frame
+        pa.field("sha256", pa.string()),  # of the stored file
+        pa.field("source_sha256", pa.string()),
+        pa.field("transform", pa.string()),
+        pa.field("pixel_mean", pa.float64()),  # of the stored grey image, 0 to 1
+        pa.field("pixel_std", pa.float64()),
+        pa.field("phash", pa.string()),
+        pa.field("rois", pa.list_(_ROI)),  # null: not computed; empty: none found
+        pa.field("flags", pa.list_(pa.string())),
+        pa.field("licence", pa.string()),
+    ]
+)
+
+
+class Manifest:
+    """What a build made: a table with one row an image, and the folder that the paths are relative to.
+
+    Attributes:
+        table: the ``pyarrow.Table``, columns as in ``SCHEMA``.
+        root: the folder OUT.
+    """
+
+    def __init__(self, table: pa.Table, root: Path) -> None:
+        self.table = table
+        self.root = Path(root)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Manifest:
+        """Read OUT (a folder) or OUT/manifest.parquet. Raises ``ManifestError``."""
+        path = Path(path)
+        file = path / MANIFEST_NAME if path.is_dir() else path
+        if not file.is_file():
+            raise ManifestError(f"no manifest at {file}; run `msip build --out {file.parent}` first.")
+        try:
+            table = pq.read_table(file, memory_map=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ManifestError(f"{file} is not a readable Parquet file ({error}); build it again.") from error
+        absent = [name for name in SCHEMA.names if name not in table.column_names]
+        if absent:
+            raise ManifestError(
+                f"{file} lacks the columns {', '.join(absent)}: it is not a manifest of `msip build`; build it again."
+            )
+        return cls(table, file.parent)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[dict[str, Any]], root: Path) -> Manifest:
+        """Make a manifest from row dictionaries with the keys of ``SCHEMA``."""
+        return cls(pa.Table.from_pylist(list(rows), schema=SCHEMA), root)
+
+    def write(self) -> Path:
+        """Write ``root/manifest.parquet``, whole or not at all; equal tables give equal bytes."""
+        path = self.root / MANIFEST_NAME
+        with atomic_path(path) as temporary:
+            pq.write_table(self.table, temporary, compression="zstd", row_group_size=16_384)
+        return path
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table as a pandas frame."""
+        return self.table.to_pandas()
+
+    def rois(self, index: int) -> NDArray[np.int32]:
+        """RoIs of row ``index``: int32 (n, 5) x, y, width, height in pixels and area in region pixels."""
+        boxes = self.table.column("rois")[index]
+        if not boxes.is_valid or len(boxes) == 0:
+            return np.zeros((0, 5), np.int32)
+        values = boxes.values
+        return np.stack([values.field(name).to_numpy(zero_copy_only=False) for name in ROI_FIELDS], axis=1)
+
+    def path(self, index: int) -> Path:
+        """Absolute path of the stored image of row ``index``."""
+        return self.root / self.table.column("path")[index].as_py()
+
+    def without_flags(self, flags: Sequence[str]) -> Manifest:
+        """The rows that carry none of ``flags``; ``duplicate_of`` also excludes ``duplicate_of:<image_id>``."""
+        if not flags:
+            return self
+        column = self.table.column("flags")
+        parents = pc.list_parent_indices(column).to_numpy()
+        names = [name.split(":", 1)[0] for name in pc.list_flatten(column).to_pylist()]
+        keep = np.ones(len(self), bool)
+        wanted = set(flags)
+        hit = np.fromiter((name in wanted for name in names), bool, len(names))
+        full = np.fromiter((name in wanted for name in pc.list_flatten(column).to_pylist()), bool, len(names))
+        keep[parents[hit | full]] = False
+        return Manifest(self.table.filter(pa.array(keep)), self.root)
+
+    def counts(self) -> dict[str, int]:
+        """Images per source, in order of first appearance."""
+        result: dict[str, int] = {}
+        for item in self.table.column("source").value_counts().to_pylist():
+            result[item["values"]] = item["counts"]
+        return result

@@ -52,6 +52,12 @@ class UnsupportedFrame(FrameError):
     kind = "unsupported"
 
 
+class BlankFrame(FrameError):
+    """Every pixel has the same value."""
+
+    kind = "blank"
+
+
 class CollapsedFrame(FrameError):
     """The 16-bit to 8-bit mapping would leave a constant image."""
 

@@ -1,0 +1,318 @@
+"""Which files of a raw tree become images: folders, order, stride. Nothing is decoded here.
+
+The rules are facts of each source (``data_manifests/*.yaml``); this module only applies them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from msip.errors import LayoutError, StemCollisionError
+from msip.sources import Source
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+"""Of corpus sources; anything else in a frame folder is counted as a stray."""
+
+FOLDER_SUFFIXES = IMAGE_SUFFIXES | {".jpe", ".fff", ".cptv", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".seq", ".raw"}
+"""Of ``--folder``: also formats that are refused by name rather than passed over in silence."""
+
+_MAX_STEM_BYTES = 200  # file systems allow 255 for a name; the temporary suffix needs room
+_IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"FFF\x00", b"CPTV")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One raw file that becomes one image.
+
+    Attributes:
+        path: the file itself.
+        source_path: relative to the source's root, with forward slashes.
+        stem: name of the stored image, without extension.
+        sequence: name of the video it comes from, or ``None``.
+        frame_index: its position in that video before the stride, from 0.
+    """
+
+    path: Path
+    source_path: str
+    stem: str
+    sequence: str | None = None
+    frame_index: int | None = None
+
+
+@dataclass
+class FrameList:
+    """What a raw tree holds for one source.
+
+    Attributes:
+        root: the folder that ``source_path`` is relative to.
+        frames: in output order.
+        seen: image files before stride and filters.
+        sequences: folders that hold frames.
+        strays: other files in frame folders, per suffix.
+        problems: (source_path, reason) of files that cannot be named or ordered.
+    """
+
+    root: Path
+    frames: list[Frame] = field(default_factory=list)
+    seen: int = 0
+    sequences: int = 0
+    strays: Counter[str] = field(default_factory=Counter)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def name_key(name: str) -> tuple[str, str]:
+    """Alphabetical, case-insensitive: the order of a Windows folder, where the reference's lists were made."""
+    return name.upper(), name
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Runs of digits compare as numbers, so ``i9`` comes before ``i10``."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts], name
+
+
+def integer_key(name: str) -> tuple[int, str]:
+    """The stem as a number. Raises ``ValueError`` where it is none."""
+    stem = name.split(".", 1)[0]
+    if not (stem.isascii() and stem.isdigit()):
+        raise ValueError(name)
+    return int(stem), name
+
+
+ORDERS: dict[str, Callable[[str], tuple]] = {"integer": integer_key, "natural": natural_key, "name": name_key}
+
+
+def list_frames(source: Source, raw: Path) -> FrameList:
+    """List the frames of a corpus source under ``raw``.
+
+    Raises:
+        LayoutError: its folder, or the frame folders inside, are not there.
+        StemCollisionError: two frames would get one name.
+    """
+    root, folders = find_root(source, raw)
+    listing = FrameList(root)
+    for folder, captures in folders:
+        _add_folder(listing, source, folder, captures)
+    if source.naming == "numbered":
+        number(listing)
+    refuse_collisions(listing.frames)
+    return listing
+
+
+def number(listing: FrameList) -> None:
+    """Name the frames ``%07d`` in list order, as the reference's extraction scripts do."""
+    listing.frames = [
+        Frame(frame.path, frame.source_path, f"{index:07d}", frame.sequence, frame.frame_index)
+        for index, frame in enumerate(listing.frames)
+    ]
+
+
+def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tuple[str, ...]) -> None:
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file():
+                continue
+            suffix = Path(entry.name).suffix.lower()
+            if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                names.append(entry.name)
+            else:
+                listing.strays[suffix or entry.name] += 1
+    ordered = _ordered(listing, names, source.layout.order, folder)
+    if not ordered:
+        return
+    listing.seen += len(ordered)
+    listing.sequences += 1
+    sequence = source.layout.sequence.format(*captures) if source.layout.sequence else None
+    prefix = folder.relative_to(listing.root).as_posix()
+    for index in range(0, len(ordered), source.selection.stride):
+        name = ordered[index]
+        path = name if prefix == "." else f"{prefix}/{name}"
+        stem = name.rsplit(".", 1)[0]
+        listing.frames.append(Frame(folder / name, path, stem, sequence, index if sequence else None))
+
+
+def _ordered(listing: FrameList, names: list[str], order: str, folder: Path) -> list[str]:
+    """Sort; names that have no place in the order, or are not text, become problems."""
+    key = ORDERS[order]
+    keyed = []
+    for name in names:
+        reason = unusable_name(name)
+        if reason is None:
+            try:
+                keyed.append((key(name), name))
+                continue
+            except ValueError:
+                reason = "its name is not a frame number"
+        listing.problems.append((printable((folder / name).relative_to(listing.root).as_posix()), reason))
+    return [name for _, name in sorted(keyed)]
+
+
+def printable(text: str) -> str:
+    """File names are bytes; show those that are not text with escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unusable_name(name: str) -> str | None:
+    """Why ``name`` cannot stand in a manifest, or ``None``."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not valid UTF-8"
+    return None
+
+
+def refuse_collisions(frames: list[Frame]) -> None:
+    """Raise ``StemCollisionError`` where two frames would be stored under one name."""
+    first: dict[str, str] = {}
+    for frame in frames:
+        other = first.setdefault(frame.stem, frame.source_path)
+        if other is not frame.source_path and other != frame.source_path:
+            raise StemCollisionError(
+                f"{other} and {frame.source_path} would both be stored as {frame.stem!r}; rename one of them."
+            )
+
+
+def find_root(source: Source, raw: Path) -> tuple[Path, list[tuple[Path, tuple[str, ...]]]]:
+    """Find a source's top folder under ``raw`` and the frame folders in it, with what each ``*`` matched."""
+    if not raw.is_dir():
+        raise LayoutError(f"the raw folder {raw} does not exist; give the folder that holds the sources with --raw.")
+    own = raw / source.name
+    candidates = [raw / root for root in source.layout.roots]
+    candidates += [own / root for root in source.layout.roots] + [own]
+    existing = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
+    for folder in existing:
+        matches = _match_folders(source, folder)
+        if matches:
+            return folder, matches
+    raise LayoutError(_layout_message(source, raw, existing))
+
+
+def _match_folders(source: Source, root: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    for pattern in source.layout.frame_folders:
+        parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
+        matches = list(_walk(root, parts, ()))
+        if any(_has_image(folder) for folder, _ in matches):
+            return matches
+    return []
+
+
+def _walk(folder: Path, parts: tuple[str, ...], captures: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    if not parts:
+        yield folder, captures
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _walk(folder, rest, captures)
+        for child in _folders(folder):
+            yield from _walk(child, parts, captures)
+    elif any(sign in part for sign in "*?["):
+        for child in _folders(folder):
+            if fnmatchcase(child.name, part):
+                yield from _walk(child, rest, (*captures, child.name))
+    elif (folder / part).is_dir():
+        yield from _walk(folder / part, rest, captures)
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name.lower() not in _IGNORED_NAMES]
+    return [folder / name for name in sorted(names, key=name_key) if unusable_name(name) is None]
+
+
+def _has_image(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+
+
+def _layout_message(source: Source, raw: Path, existing: list[Path]) -> str:
+    expected = " or ".join(f"{root}/{source.layout.frame_folders[0]}" for root in source.layout.roots)
+    if existing:
+        found = f"{existing[0]} is there but no frames in {' or '.join(source.layout.frame_folders)}"
+        held = _contents(existing[0])
+        if source.name == "scut_fir_pedestrian" and next(existing[0].rglob("*.seq"), None) is not None:
+            held += "; the .seq movies must first be split into frames"
+    else:
+        found = "no folder of that name"
+        held = _contents(raw)
+    return f"{source.name}: {found} under {raw} (it holds {held}); expected {expected}, or the same inside {source.name}/."
+
+
+def _contents(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(printable(name) for name in names[:8]) or "nothing"
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
+    """List anyone's own frames, recursively, in natural order of their relative paths.
+
+    Args:
+        folder: the tree.
+        exclude: a subtree to leave out (the output, when it lies inside).
+
+    Raises:
+        LayoutError: the folder is missing or holds no image.
+        StemCollisionError: two relative paths become one stem.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"the folder {folder} does not exist; give the folder that holds your frames with --folder.")
+    listing = FrameList(folder)
+    paths = []
+    for path in _files_below(folder, exclude.resolve() if exclude else None):
+        relative = path.relative_to(folder).as_posix()
+        reason = unusable_name(relative)
+        if reason is not None:
+            listing.problems.append((printable(relative), reason))
+        elif path.suffix.lower() in FOLDER_SUFFIXES or _looks_like_image(path):
+            paths.append(relative)
+        else:
+            listing.strays[path.suffix.lower() or path.name] += 1
+    for relative in sorted(paths, key=natural_key):
+        listing.frames.append(Frame(folder / relative, relative, stem_of(relative)))
+    if not listing.frames:
+        raise LayoutError(f"{folder} holds no image (it holds {_contents(folder)}); give a folder with image files.")
+    listing.seen = len(listing.frames)
+    refuse_collisions(listing.frames)
+    return listing
+
+
+def _files_below(folder: Path, exclude: Path | None) -> Iterator[Path]:
+    for current, folders, files in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name.lower() not in _IGNORED_NAMES
+            and (exclude is None or (Path(current) / name).resolve() != exclude)
+        ]
+        for name in files:
+            if not name.startswith(".") and name.lower() not in _IGNORED_NAMES:
+                yield Path(current) / name
+
+
+def _looks_like_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError:
+        return False
+    return head.startswith(_SIGNATURES)
+
+
+def stem_of(relative: str) -> str:
+    """``cam1/2024.05/img.001.tiff`` to ``cam1_2024_05_img_001``; overlong ones are cut and get a hash."""
+    without_suffix = relative.rsplit(".", 1)[0] if "." in relative.rsplit("/", 1)[-1][1:] else relative
+    stem = without_suffix.replace("/", "_").replace(".", "_")
+    if len(stem.encode()) <= _MAX_STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(stem.encode()).hexdigest()[:12]
+    return stem.encode()[: _MAX_STEM_BYTES - 13].decode(errors="ignore") + "_" + digest

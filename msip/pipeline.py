@@ -1,0 +1,440 @@
+"""Raw trees to a manifest: parallel, incremental, idempotent, killed and continued.
+
+Every finished batch is in a ledger on disk (``OUT/.msip``); the manifest is assembled from the ledgers, so it has the
+same bytes whatever the number of workers and however often the build was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from msip import radiometry
+from msip.engine import run_tasks
+from msip.errors import LayoutError, ManifestError, OutputError, SourceError
+from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
+from msip.frames import FrameList, list_folder, list_frames, number
+from msip.ledger import Ledger
+from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest
+from msip.process import (
+    ENTRY_SCHEMA,
+    PEAK_SCHEMA,
+    RECIPE_VERSION,
+    Batch,
+    Recipe,
+    file_stat,
+    peak_batch,
+    process_batch,
+)
+from msip.proposals import add_rois, write_roi_txt
+from msip.report import BuildReport, SourceReport, likely_causes
+from msip.sources import Corpus, Source, load_corpus, load_source
+
+BUILD_NAME = "build.json"
+_BATCH = 64
+
+Progress = Callable[[str, int, int], None]
+"""(stage, finished since the last call, total of the stage)"""
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass
+class Plan:
+    """One source of a build, before anything is written."""
+
+    recipe: Recipe
+    listing: FrameList
+    report: SourceReport
+    source: Source | None = None
+    stats: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The source's name: the folder in OUT and the first part of every image id."""
+        return self.recipe.source
+
+
+def build(
+    raw: str | Path | None,
+    out: str | Path,
+    *,
+    corpus: str | Path = "msip",
+    sources: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    name: str | None = None,
+    agc: radiometry.AgcMethod = "percentile",
+    agc_window: tuple[int, int] | None = None,
+    keep_blank: bool = False,
+    with_rois: bool = True,
+    roi_txt: bool = False,
+    dry_run: bool = False,
+    progress: Progress = _silent,
+) -> BuildReport:
+    """Build a corpus from raw trees, or a data set from a folder of one's own frames.
+
+    Args:
+        raw: the folder that holds the published trees; ``None`` with ``folder``.
+        out: the folder to build in; what an earlier build left there is reused where it still holds.
+        corpus: a name, or the path of a corpus file.
+        sources: build only these of the corpus.
+        folder: anyone's own frames, recursively, instead of a corpus.
+        workers: processes.
+        name: the source name for ``folder``; the folder's own name by default.
+        agc, agc_window: how 16-bit frames become 8-bit (see ``msip.radiometry.to_8bit``).
+        keep_blank: with ``folder``: keep constant frames, flagged.
+        with_rois: compute RoIs.
+        roi_txt: also write ``<source>/roi/<stem>.txt``.
+        dry_run: only list and estimate; nothing is written.
+        progress: called as work is finished.
+
+    Returns:
+        Counts, problems and likely causes per source.
+
+    Raises:
+        MsipError: one sentence on what was found, what was expected and what to do.
+    """
+    out = Path(out)
+    plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, agc, agc_window, keep_blank)
+    report = BuildReport([plan.report for plan in plans], corpus_name, dry_run=dry_run)
+    _measure(plans, report, out)
+    if dry_run:
+        return report
+    make_output_folder(out)
+    with _lock(out):
+        _refuse_full_disk(report, out)
+        tables = [_build_source(plan, out, workers, progress) for plan in plans]
+        manifest = _assemble(out, plans, tables, report, corpus_name)
+        if with_rois:
+            manifest = add_rois(
+                manifest, workers=workers, progress=lambda done: progress("RoIs", done, len(manifest))
+            )
+            report.rois = _count_rois(manifest)
+        if roi_txt:
+            write_roi_txt(manifest)
+        _write(out, manifest, plans, report)
+    return report
+
+
+def _plan(
+    raw: str | Path | None,
+    out: Path,
+    corpus: str | Path,
+    sources: Sequence[str] | None,
+    folder: str | Path | None,
+    name: str | None,
+    agc: radiometry.AgcMethod,
+    agc_window: tuple[int, int] | None,
+    keep_blank: bool,
+) -> tuple[list[Plan], str | None]:
+    if agc == "window" and agc_window is None:
+        raise SourceError("--agc window needs the two counts that become black and white: --agc-window LOW HIGH.")
+    if folder is not None:
+        return [_plan_folder(Path(folder), out, name, agc, agc_window, keep_blank)], None
+    if raw is None:
+        raise SourceError("nothing to build from: give --raw RAW for a corpus, or --folder DIR for your own frames.")
+    chosen = load_corpus(corpus)
+    return _plan_corpus(chosen, Path(raw), sources, agc, agc_window), chosen.name
+
+
+def _plan_folder(
+    folder: Path,
+    out: Path,
+    name: str | None,
+    agc: radiometry.AgcMethod,
+    agc_window: tuple[int, int] | None,
+    keep_blank: bool,
+) -> Plan:
+    listing = list_folder(folder, exclude=out)
+    name = name or folder.resolve().name
+    if not name or name in (".", "..", ".msip") or any(sign in name for sign in '/\\\0'):
+        raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
+    recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
+    return Plan(recipe, listing, SourceReport(name))
+
+
+def _plan_corpus(
+    corpus: Corpus,
+    raw: Path,
+    sources: Sequence[str] | None,
+    agc: radiometry.AgcMethod,
+    agc_window: tuple[int, int] | None,
+) -> list[Plan]:
+    for name in sources or ():
+        if name not in corpus.sources:
+            raise SourceError(f"{name!r} is not in the corpus {corpus.name}; it has {', '.join(corpus.sources)}.")
+    plans, absent = [], []
+    for name, expected in corpus.sources.items():
+        if sources and name not in sources:
+            continue
+        source = load_source(name)
+        try:
+            listing = list_frames(source, raw)
+        except LayoutError as error:
+            absent.append((name, str(error)))
+            continue
+        recipe = Recipe(
+            name,
+            source.selection.split,
+            source.licence.name,
+            source.transform.crop_px,
+            source.transform.grey,
+            source.transform.jpeg_quality,
+            agc,
+            agc_window,
+        )
+        plans.append(Plan(recipe, listing, SourceReport(name, expected=expected), source))
+    if absent:
+        raise LayoutError(_absent_message(absent, [plan.name for plan in plans], raw))
+    return plans
+
+
+def _absent_message(absent: list[tuple[str, str]], present: list[str], raw: Path) -> str:
+    if len(absent) == 1:
+        message = absent[0][1]
+    else:
+        names = ", ".join(name for name, _ in absent)
+        message = f"{len(absent)} sources are not under {raw}: {names}; the first: {absent[0][1]}"
+    if present:
+        message += " To build only what is there: " + " ".join(f"--source {name}" for name in present) + "."
+    return message
+
+
+def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
+    """Stat the selected raw files: for the ledgers, and as an estimate of the disk needed."""
+    for plan in plans:
+        plan.stats = [file_stat(frame.path) for frame in plan.listing.frames]
+        source = plan.report
+        source.seen, source.sequences = plan.listing.seen, plan.listing.sequences
+        source.strays = dict(plan.listing.strays)
+        source.selected = source.images = len(plan.listing.frames)
+        source.stored_bytes = sum(size for size, _ in plan.stats)
+        report.needed_bytes += source.stored_bytes
+    report.free_bytes = free_bytes(out)
+
+
+def _refuse_full_disk(report: BuildReport, out: Path) -> None:
+    """Only a build that is new to ``out`` is refused: of a continued one, most is already there."""
+    if report.needed_bytes > report.free_bytes and not (out / ".msip" / "frames").exists():
+        raise OutputError(
+            f"{out} has {human_bytes(report.free_bytes)} free, about {human_bytes(report.needed_bytes)} are needed; "
+            "free space, choose another --out or build fewer sources with --source."
+        )
+
+
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """One build at a time; the lock dies with its process."""
+    with write_errors(out):
+        (out / ".msip").mkdir(exist_ok=True)
+        file = (out / ".msip" / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputError(f"another build is writing to {out}; wait for it, or choose another --out.") from error
+    finally_close = file
+    try:
+        yield
+    finally:
+        finally_close.close()
+
+
+def _build_source(plan: Plan, out: Path, workers: int, progress: Progress) -> pa.Table:
+    """Store all frames of one source. Returns its ledger entries in output order, problems among them."""
+    _drop_dark(plan, out, workers, progress)
+    ledger = Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
+    done = _still_valid(plan, out, ledger)
+    plan.report.done_before = sum(done)
+    total = len(plan.listing.frames)
+    progress(plan.name, plan.report.done_before, total)
+    todo = [index for index, valid in enumerate(done) if not valid]
+    for entries in run_tasks(process_batch, _batches(plan, out, todo), workers):
+        ledger.append(entries)
+        progress(plan.name, len(entries), total)
+    table = ledger.finish([frame.source_path for frame in plan.listing.frames])
+    if len(table):
+        ledger.drop_others()
+    return table
+
+
+def _batches(plan: Plan, out: Path, indices: Sequence[int]) -> Iterator[Batch]:
+    for start in range(0, len(indices), _BATCH):
+        chosen = indices[start : start + _BATCH]
+        frames = [plan.listing.frames[index] for index in chosen]
+        yield Batch(out, plan.recipe, frames, [plan.stats[index] for index in chosen])
+
+
+def _still_valid(plan: Plan, out: Path, ledger: Ledger) -> list[bool]:
+    """Per frame: an entry exists for the same raw file under the same name, and the stored file is as it was."""
+    table = ledger.read()
+    rows = ledger.index(table)
+    columns = ("raw_bytes", "raw_mtime_ns", "problem", "image_id", "path", "stored_bytes")
+    values = {name: table.column(name).to_pylist() for name in columns}
+    result = []
+    for frame, stat in zip(plan.listing.frames, plan.stats, strict=True):
+        row = rows.get(frame.source_path)
+        valid = row is not None and (values["raw_bytes"][row], values["raw_mtime_ns"][row]) == stat
+        if valid and values["problem"][row] is None:
+            valid = values["image_id"][row] == f"{plan.name}/{frame.stem}"
+            valid = valid and file_stat(out / values["path"][row])[0] == values["stored_bytes"][row]
+        result.append(valid)
+    return result
+
+
+def _drop_dark(plan: Plan, out: Path, workers: int, progress: Progress) -> None:
+    """Drop frames below the source's peak, after the stride, before they are numbered (as the reference does)."""
+    least = plan.source.selection.min_peak_grey if plan.source else None
+    if least is None:
+        return
+    ledger = Ledger(out / ".msip" / "peaks" / plan.name / "v1", PEAK_SCHEMA, "source_path")
+    table = ledger.read()
+    rows = ledger.index(table)
+    sizes, mtimes = table.column("raw_bytes").to_pylist(), table.column("raw_mtime_ns").to_pylist()
+    paths = [frame.source_path for frame in plan.listing.frames]
+    known = [(path in rows and (sizes[rows[path]], mtimes[rows[path]]) == stat) for path, stat in zip(paths, plan.stats, strict=True)]
+    stage, total = f"{plan.name} (dark filter)", len(paths)
+    progress(stage, sum(known), total)
+    todo = [index for index, is_known in enumerate(known) if not is_known]
+    for entries in run_tasks(peak_batch, _batches(plan, out, todo), workers):
+        ledger.append(entries)
+        progress(stage, len(entries), total)
+    peaks = ledger.finish(paths).column("peak").to_pylist()
+    # An unreadable frame keeps its place: it is reported as broken, and the others keep their numbers.
+    keep = [index for index, peak in enumerate(peaks) if peak is None or peak >= least]
+    plan.report.dropped_dark = total - len(keep)
+    plan.listing.frames = [plan.listing.frames[index] for index in keep]
+    plan.stats = [plan.stats[index] for index in keep]
+    if plan.source and plan.source.naming == "numbered":
+        number(plan.listing)
+
+
+def _assemble(
+    out: Path, plans: list[Plan], tables: list[pa.Table], report: BuildReport, corpus: str | None
+) -> Manifest:
+    """Join the sources' rows, with those of sources that an earlier build left here."""
+    parts = {}
+    for plan, table in zip(plans, tables, strict=True):
+        _fill_report(plan, table)
+        parts[plan.name] = _rows(table.filter(pc.is_null(table.column("problem"))))
+    for name, table in _earlier(out, set(parts)).items():
+        parts[name] = table
+        report.kept[name] = len(table)
+    joined = pa.concat_tables([parts[name] for name in _source_order(parts, corpus)]).cast(SCHEMA).combine_chunks()
+    if len(joined) == 0:
+        raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
+    return Manifest(joined, out)
+
+
+def _problem_hint(plans: list[Plan]) -> str:
+    first = next((problem for plan in plans for problem in plan.report.problems), None)
+    return f"the table (the first: {first[0]}: {first[2]})" if first else "the table"
+
+
+def _rows(entries: pa.Table) -> pa.Table:
+    no_rois = pa.nulls(len(entries), SCHEMA.field("rois").type)
+    table = entries.append_column(SCHEMA.field("rois"), no_rois)
+    return table.select(SCHEMA.names)
+
+
+def _earlier(out: Path, rebuilt: set[str]) -> dict[str, pa.Table]:
+    if not (out / MANIFEST_NAME).exists():
+        return {}
+    table = Manifest.read(out).table.select(SCHEMA.names)
+    names = table.column("source").unique().to_pylist()
+    return {name: table.filter(pc.equal(table.column("source"), name)) for name in names if name not in rebuilt}
+
+
+def _source_order(parts: dict[str, pa.Table], corpus: str | None) -> list[str]:
+    """The corpus's order first (MSIP's, where none is given), then the others by name."""
+    order = list(load_corpus(corpus if corpus in ("msip", None) else "msip").sources)
+    return sorted(parts, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _fill_report(plan: Plan, table: pa.Table) -> None:
+    report = plan.report
+    failed = table.filter(pc.is_valid(table.column("problem")))
+    columns = (failed.column(name).to_pylist() for name in ("source_path", "problem", "reason"))
+    report.problems = [(path, "broken", reason) for path, reason in plan.listing.problems]
+    report.problems += list(zip(*columns, strict=True))
+    report.images = len(table) - len(failed)
+    report.stored_bytes = pc.sum(table.column("stored_bytes")).as_py() or 0
+    flags = pc.list_flatten(table.column("flags")).to_pylist()
+    report.flags = dict(sorted(Counter(flag.split(":", 1)[0] for flag in flags).items()))
+    if plan.source is not None:
+        sequences = plan.source.sequences
+        report.causes = likely_causes(
+            report, plan.source.selection.stride, sequences if isinstance(sequences, int) else None
+        )
+
+
+def _count_rois(manifest: Manifest) -> int:
+    return int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
+
+
+def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport) -> None:
+    """Put the results under their final names; first the report, then the manifest, then tidy up."""
+    record = read_build(out) or {"sources": {}}
+    kept = {name: entry for name, entry in record["sources"].items() if name in report.kept}
+    built = {plan.name: {"recipe": _recipe_record(plan.recipe)} | plan.report.as_dict() for plan in plans}
+    write_json(
+        out / BUILD_NAME,
+        {
+            "corpus": report.corpus or record.get("corpus"),
+            "images": len(manifest),
+            "rois": report.rois,
+            "sources": kept | built,
+            "versions": versions(),
+        },
+    )
+    manifest.write()
+    for plan in plans:
+        _remove_orphans(out, plan.name, manifest)
+
+
+def _recipe_record(recipe: Recipe) -> dict[str, Any]:
+    return asdict(recipe) | {"version": RECIPE_VERSION, "sha256": recipe.digest()}
+
+
+def read_build(out: Path) -> dict[str, Any] | None:
+    """``OUT/build.json``, or ``None`` where there is none."""
+    path = out / BUILD_NAME
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ManifestError(f"{path} is not JSON ({error}); remove it and run `msip build` again.") from error
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides the bytes of a build."""
+    import cv2
+    import numpy as np
+    import PIL
+
+    import msip
+
+    return {"msip": msip.__version__, "opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+
+
+def _remove_orphans(out: Path, source: str, manifest: Manifest) -> None:
+    """Delete stored images that are no longer in the manifest: trainers read the folder, not the manifest."""
+    table = manifest.table
+    paths = table.column("path").filter(pc.equal(table.column("source"), source)).to_pylist()
+    wanted = {path.rsplit("/", 1)[1] for path in paths}
+    folder = out / source / "thermal"
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name not in wanted:
+            file.unlink()

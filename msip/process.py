@@ -1,0 +1,283 @@
+"""One raw frame to one stored image and its manifest row. Runs in the workers; knows no source by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from msip import radiometry
+from msip.errors import BlankFrame, BrokenFrame, FrameError
+from msip.files import sha256_bytes, sync_file, sync_folder, write_bytes
+from msip.frames import Frame
+from msip.manifest import SCHEMA
+
+RECIPE_VERSION = 1
+"""Raised whenever the same frame would become other bytes or another row, so that old work is not reused."""
+
+KEPT_CONTAINERS = frozenset({"jpeg", "png", "bmp"})
+_WHITE = 200  # a JPEG-coded white border is not exactly 255
+
+ENTRY_SCHEMA = pa.schema(
+    [pa.field(field.name, field.type) for field in SCHEMA if field.name != "rois"]
+    + [
+        pa.field("raw_bytes", pa.int64()),
+        pa.field("raw_mtime_ns", pa.int64()),
+        pa.field("stored_bytes", pa.int64()),
+        pa.field("problem", pa.string()),  # null: the frame is in the manifest
+        pa.field("reason", pa.string()),
+    ]
+)
+"""Of the ledger: a manifest row without RoIs, what it was made from, or why it was not made."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how the frames of one source become images.
+
+    Attributes:
+        source, split, licence: columns of the manifest.
+        crop_px: pixels cut off all four sides.
+        grey: store one channel.
+        jpeg_quality: of transformed JPEG frames; ``None`` stores them as PNG.
+        agc: how 16-bit frames become 8-bit: ``percentile``, ``full``, ``clahe`` or ``window``.
+        agc_window: (low, high) in counts, for ``window``.
+        keep_blank: keep constant frames, flagged; otherwise they are left out and listed.
+    """
+
+    source: str
+    split: str | None = None
+    licence: str | None = None
+    crop_px: int = 0
+    grey: bool = False
+    jpeg_quality: int | None = None
+    agc: radiometry.AgcMethod = "percentile"
+    agc_window: tuple[int, int] | None = None
+    keep_blank: bool = True
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over all attributes and ``RECIPE_VERSION``."""
+        text = json.dumps({"version": RECIPE_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A task for a worker: some frames of one source. ``stats`` are (bytes, mtime in ns) of the raw files."""
+
+    out: Path
+    recipe: Recipe
+    frames: Sequence[Frame]
+    stats: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is written: the file's bytes and extension, its pixels as grey, and how it came about."""
+
+    data: bytes
+    extension: str
+    grey: NDArray[np.uint8]
+    channels: int
+    transform: str
+    flags: tuple[str, ...]
+
+
+def process_batch(batch: Batch) -> list[dict[str, Any]]:
+    """Store the frames of a batch; one ledger entry each. The files are on disk when this returns."""
+    entries = [
+        _process(batch, frame, raw_bytes, mtime_ns)
+        for frame, (raw_bytes, mtime_ns) in zip(batch.frames, batch.stats, strict=True)
+    ]
+    stored = [batch.out / entry["path"] for entry in entries if entry["problem"] is None]
+    for path in stored:  # after all are written: the first flush then carries most of the others
+        sync_file(path)
+    for folder in {path.parent for path in stored}:
+        sync_folder(folder)
+    return entries
+
+
+def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "source": batch.recipe.source,
+        "source_path": frame.source_path,
+        "raw_bytes": raw_bytes,
+        "raw_mtime_ns": mtime_ns,
+        "problem": None,
+    }
+    try:
+        data = _read(frame.path)
+        raw = radiometry.decode(data, name=frame.source_path)
+        stored = render(raw, data, batch.recipe)
+    except FrameError as error:
+        return entry | {"problem": error.kind, "reason": str(error)}
+    path = f"{batch.recipe.source}/thermal/{frame.stem}{stored.extension}"
+    write_bytes(batch.out / path, stored.data, sync=False)
+    return entry | _row(frame, raw, data, stored, batch.recipe) | {"path": path, "stored_bytes": len(stored.data)}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenFrame(f"cannot be read: {error.strerror}") from error
+
+
+def _row(
+    frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe
+) -> dict[str, Any]:
+    mean, std = radiometry.image_statistics(stored.grey)
+    height, width = stored.grey.shape
+    return {
+        "image_id": f"{recipe.source}/{frame.stem}",
+        "split": recipe.split,
+        "sequence": frame.sequence,
+        "frame_index": frame.frame_index,
+        "width": width,
+        "height": height,
+        "channels": stored.channels,
+        "bit_depth": raw.bit_depth,
+        "sha256": sha256_bytes(stored.data),
+        "source_sha256": sha256_bytes(data),
+        "transform": stored.transform,
+        "pixel_mean": mean,
+        "pixel_std": std,
+        "phash": radiometry.phash(stored.grey),
+        "flags": list(stored.flags),
+        "licence": recipe.licence,
+    }
+
+
+def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
+    """Decide what is stored for a decoded frame: its own bytes where they will do, else a re-encoded image.
+
+    Raises ``BlankFrame``, ``CollapsedFrame`` or ``BrokenFrame``.
+    """
+    flags = ["colour_mapped"] if radiometry.is_colour_mapped(raw.pixels) else []
+    if radiometry.is_constant(raw.pixels):
+        flags.append("blank")
+        if not recipe.keep_blank:
+            raise BlankFrame(f"every pixel is {int(raw.pixels.flat[0])}; --keep-blank keeps such frames")
+    if raw.pixels.dtype == np.uint16 or raw.radiometric:
+        return _render_counts(raw, recipe, flags)
+    if recipe.crop_px or recipe.grey:
+        return _render_transformed(raw, data, recipe, flags)
+    grey = radiometry.to_grey(raw.pixels)
+    if raw.container in KEPT_CONTAINERS:
+        extension = radiometry.extension_of(raw.container)
+        return Stored(data, extension, grey, raw.channels, raw.note, tuple(flags))
+    channels = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
+    return Stored(_encode(".png", raw.pixels), ".png", grey, channels, _joined(raw.note, "png"), tuple(flags))
+
+
+def _render_counts(raw: radiometry.RawFrame, recipe: Recipe, flags: list[str]) -> Stored:
+    """16-bit counts to 8 bit by the recipe's AGC, stored as PNG (lossless)."""
+    counts = radiometry.to_grey(raw.pixels)
+    steps = [raw.note]
+    if recipe.crop_px:
+        counts = _crop(counts, recipe.crop_px)
+        steps.append(f"crop {recipe.crop_px}px")
+    if "blank" in flags:
+        grey = np.zeros(counts.shape, np.uint8)
+        steps.append("blank")
+    else:
+        grey, description = radiometry.to_8bit(counts, recipe.agc, recipe.agc_window)
+        steps.append(description)
+    return Stored(_encode(".png", grey), ".png", grey, 1, _joined(*steps), tuple(flags))
+
+
+def _render_transformed(raw: radiometry.RawFrame, data: bytes, recipe: Recipe, flags: list[str]) -> Stored:
+    pixels = _grey_as_reference(raw, data) if recipe.grey else raw.pixels
+    steps = [raw.note]
+    if recipe.crop_px:
+        if not _border_is_white(radiometry.to_grey(pixels), recipe.crop_px):
+            flags.append("border_not_white")
+        pixels = _crop(pixels, recipe.crop_px)
+        steps.append(f"crop {recipe.crop_px}px")
+    if recipe.grey:
+        steps.append("grey")
+    as_jpeg = raw.container == "jpeg" and recipe.jpeg_quality is not None
+    extension = ".jpg" if as_jpeg else ".png"
+    options = [cv2.IMWRITE_JPEG_QUALITY, recipe.jpeg_quality] if as_jpeg else []
+    encoded = _encode(extension, pixels, options)
+    grey = radiometry.to_grey(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED))
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return Stored(encoded, extension, grey, channels, _joined(*steps), tuple(flags))
+
+
+def _grey_as_reference(raw: radiometry.RawFrame, data: bytes) -> NDArray[np.uint8]:
+    """The luma plane of a JPEG, as the reference's ``cv2.imread(path, 0)`` gives it."""
+    if raw.container != "jpeg":
+        return radiometry.to_grey(raw.pixels)
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), flags), np.uint8)
+
+
+def _border_is_white(grey: NDArray[np.uint8], border: int) -> bool:
+    ring = np.ones(grey.shape, bool)
+    ring[border:-border, border:-border] = False
+    return bool(np.median(grey[ring]) >= _WHITE)
+
+
+def _crop(pixels: NDArray, border: int) -> NDArray:
+    height, width = pixels.shape[:2]
+    if min(height, width) <= 2 * border:
+        raise BrokenFrame(f"{width}x{height} pixels are too few to cut {border} px off each side")
+    return np.ascontiguousarray(pixels[border:-border, border:-border])
+
+
+def _encode(extension: str, pixels: NDArray, options: Sequence[int] = ()) -> bytes:
+    done, encoded = cv2.imencode(extension, pixels, list(options))
+    if not done:
+        raise BrokenFrame(f"cannot be encoded as {extension[1:]}")
+    return encoded.tobytes()
+
+
+def _joined(*steps: str) -> str:
+    return "; ".join(step for step in steps if step)
+
+
+def peak_grey(path: Path) -> int | None:
+    """The largest grey value of a frame, as the reference's dark filter sees it; ``None`` if it cannot be read."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else int(image.max())
+
+
+PEAK_SCHEMA = pa.schema(
+    [
+        pa.field("source_path", pa.string()),
+        pa.field("raw_bytes", pa.int64()),
+        pa.field("raw_mtime_ns", pa.int64()),
+        pa.field("peak", pa.int16()),
+    ]
+)
+
+
+def peak_batch(batch: Batch) -> list[dict[str, Any]]:
+    """``peak_grey`` of each frame of a batch, as ledger entries."""
+    return [
+        {"source_path": frame.source_path, "raw_bytes": size, "raw_mtime_ns": mtime, "peak": peak_grey(frame.path)}
+        for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True)
+    ]
+
+
+def file_stat(path: Path) -> tuple[int, int]:
+    """(bytes, mtime in ns) of a raw file; zeros when it vanished, which the worker then reports."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

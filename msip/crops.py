@@ -88,6 +88,12 @@ class RoiCrop:
                     return box
         return self._random_resized(image_size, rng)
 
+    def draw(
+        self, image_size: tuple[int, int], rois: NDArray[np.integer] | None, rng: np.random.Generator
+    ) -> tuple[Box, bool]:
+        """What the trainer sees of one sample: a box, and whether the crop is mirrored (half of the time)."""
+        return self.box(image_size, rois, rng), bool(rng.random() < 0.5)
+
     def _is_small(self, box: Box, image_size: tuple[int, int]) -> bool:
         return box[2] * box[3] / (image_size[0] * image_size[1]) < self.large_area
 
@@ -124,6 +130,12 @@ class RoiCrop:
         elif width / height > self.ratio[1]:
             w = round(height * self.ratio[1])
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+def cut(image: NDArray[np.uint8], box: Box, size: int, *, flip: bool = False) -> NDArray[np.uint8]:
+    """The training crop: ``resize_crop``, mirrored left to right if ``flip``."""
+    crop = resize_crop(image, box, size)
+    return np.ascontiguousarray(crop[:, ::-1]) if flip else crop
 
 
 def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:

@@ -110,8 +110,9 @@ def _prepare(to: Path) -> Path:
                 (to / row["file"]).unlink(missing_ok=True)
         table.unlink()
         (to / SHEET_NAME).unlink(missing_ok=True)
-    elif any(path.is_file() and path.suffix != ".png" for path in to.rglob("*")):
-        raise OutputError(f"{to} holds other files and is no earlier export; choose a new folder with --to.")
+    elif any(to.iterdir()):
+        raise OutputError(f"{to} is not empty and is no earlier export; choose a new folder with --to.")
+    _write_table(to, [])  # an interrupted export is known as one
     return to
 
 

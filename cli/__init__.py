@@ -1,0 +1,1 @@
+"""The command line ``msip``: parses, calls ``msip`` or ``pad``, prints. Installed as ``msip_cli``."""

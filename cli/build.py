@@ -1,0 +1,141 @@
+"""``msip build`` and ``msip verify``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from msip.files import human_bytes
+from msip.report import BuildReport
+
+from .options import Json, Out, Workers, cores
+from .output import StageBars, print_json, print_line, print_table, warn
+
+_SHOWN_PROBLEMS = 10
+
+
+class Agc(str, Enum):
+    """How 16-bit frames become 8-bit."""
+
+    percentile = "percentile"
+    full = "full"
+    clahe = "clahe"
+    window = "window"
+
+
+def build(
+    out: Annotated[Path, typer.Option(help="Folder to build in.")],
+    raw: Annotated[Path | None, typer.Option(help="Folder that holds the published sources.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Your own frames, any nesting, instead of a corpus.")] = None,
+    corpus: Annotated[str, typer.Option(help="A corpus by name, or the path of your own corpus file.")] = "msip",
+    source: Annotated[list[str] | None, typer.Option(help="Only this source (may be repeated).")] = None,
+    name: Annotated[str | None, typer.Option(help="Source name for --folder.", show_default="its name")] = None,
+    agc: Annotated[Agc, typer.Option(help="How 16-bit frames become 8-bit.")] = Agc.percentile,
+    agc_window: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="LOW HIGH", help="Counts of black and white for --agc window.")
+    ] = None,
+    keep_blank: Annotated[bool, typer.Option("--keep-blank", help="With --folder: keep constant frames.")] = False,
+    no_rois: Annotated[bool, typer.Option("--no-rois", help="Leave the RoIs for `msip rois`.")] = False,
+    write_roi_txt: Annotated[
+        bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built; write nothing.")] = False,
+    workers: Workers = cores(),
+    as_json: Json = False,
+) -> None:
+    """Turn raw trees, or a folder of your own frames, into images and a verified manifest."""
+    from msip.pipeline import build as run
+
+    with StageBars(quiet=as_json) as bars:
+        report = run(
+            raw,
+            out,
+            corpus=corpus,
+            sources=source,
+            folder=folder,
+            workers=workers,
+            name=name,
+            agc=agc.value,
+            agc_window=agc_window,
+            keep_blank=keep_blank,
+            with_rois=not no_rois,
+            roi_txt=write_roi_txt,
+            dry_run=dry_run,
+            progress=bars,
+        )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_build(report, out)
+    for part in report.sources:
+        if not part.as_expected and not dry_run:
+            causes = "; ".join(part.causes) or "no cause found"
+            warn(f"{part.name}: {part.images:,} images, {part.expected:,} expected: {causes}.")
+
+
+def _print_build(report: BuildReport, out: Path) -> None:
+    rows = [
+        [part.name, part.seen, part.selected - part.dropped_dark, len(part.problems), part.images, part.expected]
+        + [human_bytes(part.stored_bytes), _notes(part.flags, part.dropped_dark, part.strays)]
+        for part in report.sources
+    ]
+    print_table(["source", "raw frames", "selected", "left out", "images", "expected", "size", "notes"], rows)
+    problems = [(part.name, *problem) for part in report.sources for problem in part.problems]
+    for source, path, kind, reason in problems[:_SHOWN_PROBLEMS]:
+        print_line(f"  {kind}: {source}: {path}: {reason}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        print_line(f"  and {len(problems) - _SHOWN_PROBLEMS} more; all are in {out / 'build.json'}")
+    if report.dry_run:
+        print_line(
+            f"\nWould build about {report.images:,} images in {out}: about {human_bytes(report.needed_bytes)} needed, "
+            f"{human_bytes(report.free_bytes)} free. Nothing was written."
+        )
+        return
+    proposals = "" if report.rois is None else f", {report.rois:,} RoIs ({report.rois / max(1, report.images):.1f} an image)"
+    print_line(f"\n{report.images:,} images{proposals} in {out / 'manifest.parquet'}")
+    if report.kept:
+        print_line("Kept from earlier builds: " + ", ".join(f"{name} ({n:,})" for name, n in report.kept.items()))
+
+
+def _notes(flags: dict[str, int], dark: int, strays: dict[str, int]) -> str:
+    notes = [f"{count} {flag}" for flag, count in flags.items()]
+    if dark:
+        notes.append(f"{dark} too dark")
+    if strays:
+        notes.append(f"{sum(strays.values())} other files ignored ({', '.join(sorted(strays)[:4])})")
+    return ", ".join(notes)
+
+
+def verify(out: Out, workers: Workers = cores(), as_json: Json = False) -> None:
+    """Check files, hashes and counts of a build against its manifest and corpus; exit code 1 if anything differs."""
+    from msip.manifest import Manifest
+    from msip.verify import verify as run
+
+    total = len(Manifest.read(out))
+    with StageBars(quiet=as_json) as bars:
+        report = run(out, workers=workers, progress=lambda done: bars("verify", done, total))
+    if as_json:
+        print_json(report.as_dict())
+        raise typer.Exit(0 if report.ok else 1)
+    for title, paths in (
+        ("missing", report.missing),
+        ("damaged", report.damaged),
+        ("not in the manifest", report.strangers),
+        ("more than once", report.twice),
+    ):
+        for path in paths[:_SHOWN_PROBLEMS]:
+            print_line(f"  {title}: {path}")
+        if len(paths) > _SHOWN_PROBLEMS:
+            print_line(f"  and {len(paths) - _SHOWN_PROBLEMS} more {title}")
+    for difference in report.counts:
+        causes = "; ".join(difference.causes) or "no cause found"
+        print_line(f"  {difference.source}: {difference.images:,} images, {difference.expected:,} expected: {causes}")
+    for source, count in report.left_out.items():
+        print_line(f"  {source}: {count} raw frames were left out by the build (see build.json)")
+    print_line(f"{report.images:,} images checked: {'all as the manifest says' if report.ok else 'NOT as they should be'}.")
+    if report.missing or report.damaged:
+        print_line("Run the same `msip build` again: missing files are restored; delete damaged ones first.")
+    raise typer.Exit(0 if report.ok else 1)

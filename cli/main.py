@@ -1,0 +1,49 @@
+"""The application, and what happens when something is wrong: one sentence, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from msip.errors import MsipError
+
+from .build import build, verify
+from .demo import demo
+from .doctor import doctor
+from .pretrain import pretrain
+from .rois import export_crops, rois
+from .sources import sources
+
+app = typer.Typer(
+    name="msip",
+    help="Data and pre-training for infrared vision: build MSIP or your own data set, look at it, train adapters on it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (sources, build, verify, rois, pretrain, demo, doctor):
+    app.command()(command)
+app.command("export-crops")(export_crops)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script ``msip``."""
+    try:
+        app()
+    except MsipError as error:
+        fail(str(error))
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"the system refused{where}: {error.strerror or error}; check the path and its permissions.")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; finished work is kept, run the same command again to continue.\n")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong and leave with code 2."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)

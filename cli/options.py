@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a build.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="number of cores")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+ExcludeFlag = Annotated[
+    list[str] | None, typer.Option(help="Leave out images with this flag (may be repeated).", show_default=False)
+]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,85 @@
+"""``msip rois`` and ``msip export-crops``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ExcludeFlag, Json, Out, Workers, cores
+from .output import StageBars, print_json, print_line
+
+
+class CropMode(str, Enum):
+    """Which crops are exported."""
+
+    rois = "rois"
+    training = "training"
+
+
+def rois(
+    out: Out,
+    write_roi_txt: Annotated[
+        bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
+    ] = False,
+    workers: Workers = cores(),
+    as_json: Json = False,
+) -> None:
+    """Give every image of a build its RoIs (selective search); finished ones are not computed again."""
+    from msip.manifest import Manifest
+    from msip.proposals import add_rois
+    from msip.proposals import write_roi_txt as write
+
+    manifest = Manifest.read(out)
+    with StageBars(quiet=as_json) as bars:
+        manifest = add_rois(manifest, workers=workers, progress=lambda done: bars("RoIs", done, len(manifest)))
+    manifest.write()
+    if write_roi_txt:
+        write(manifest)
+    counts = [len(manifest.rois(row)) for row in range(len(manifest))]
+    summary = {"images": len(counts), "rois": sum(counts), "without_rois": counts.count(0)}
+    if as_json:
+        print_json(summary)
+        return
+    print_line(f"{summary['rois']:,} RoIs on {summary['images']:,} images; {summary['without_rois']:,} have none.")
+
+
+def export_crops(
+    out: Out,
+    to: Annotated[Path, typer.Option(help="A new folder, or one of an earlier export.")],
+    mode: Annotated[
+        CropMode, typer.Option(help="rois: the proposals as they are; training: what the trainer sees.")
+    ] = CropMode.rois,
+    per_image: Annotated[
+        int | None, typer.Option(min=1, help="At most this many an image.", show_default="rois: all, training: 1")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
+    exclude_flag: ExcludeFlag = None,
+    workers: Workers = cores(),
+    as_json: Json = False,
+) -> None:
+    """Write crops as PNG files, with a table of where each comes from and a contact sheet."""
+    from msip.export import SHEET_NAME
+    from msip.export import export_crops as run
+
+    with StageBars(quiet=as_json) as bars:
+        report = run(
+            out,
+            to,
+            mode=mode.value,
+            per_image=per_image,
+            seed=seed,
+            epoch=epoch,
+            exclude_flags=tuple(exclude_flag or ()),
+            workers=workers,
+            progress=lambda done, total: bars("crops", done, total),
+        )
+    if as_json:
+        print_json(vars(report))
+        return
+    print_line(f"{report.crops:,} crops of {report.images:,} images in {to} ({report.without_crops:,} images gave none).")
+    if report.crops:
+        print_line(f"Look at {to / SHEET_NAME}.")

@@ -1,0 +1,60 @@
+"""``msip sources``: what there is, what it takes to get it, and what is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from msip.errors import LayoutError
+from msip.sources import Source, all_sources, load_corpus, load_source
+
+from .options import Json
+from .output import print_json, print_line, print_table
+
+
+def sources(
+    corpus: Annotated[str, typer.Option(help="A corpus by name, or the path of your own corpus file.")] = "msip",
+    raw: Annotated[Path | None, typer.Option(help="Also look which sources are in this raw folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the sources of a corpus: images, size, access, terms, and what is here."""
+    chosen = load_corpus(corpus)
+    listed = [_row(load_source(name), images, raw) for name, images in chosen.sources.items()]
+    if as_json:
+        print_json({"corpus": chosen.name, "images": chosen.images, "sources": listed})
+        return
+    header = ["source", "images", "download", "access", "commercial use", *(["frames here"] if raw else [])]
+    print_table(header, [[row[name] for name in header] for row in listed])
+    print_line(f"\n{chosen.title}: {chosen.images:,} images of {len(chosen.sources)} sources.")
+    others = sorted({source.name for source in all_sources()} - set(chosen.sources))
+    if others:
+        print_line(f"Other known sources: {', '.join(others)}.")
+    print_line("\nTerms:")
+    for row in listed:
+        print_line(f"  {row['source']}: {row['terms']}")
+
+
+def _row(source: Source, images: int, raw: Path | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "source": source.name,
+        "images": images,
+        "download": source.size_text,
+        "access": source.access_class,
+        "commercial use": source.licence.commercial,
+        "homepage": source.homepage,
+        "terms": source.terms_text,
+    }
+    if raw is not None:
+        row["frames here"] = _frames_here(source, raw)
+    return row
+
+
+def _frames_here(source: Source, raw: Path) -> int:
+    from msip.frames import list_frames
+
+    try:
+        return list_frames(source, raw).seen
+    except LayoutError:
+        return 0

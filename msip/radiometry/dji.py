@@ -1,0 +1,39 @@
+"""DJI R-JPEG: the raw sensor counts in its APP3 segments.
+
+The layout is undocumented. In files of the H20N, H30T, M4T and Mavic 2 Enterprise Advanced the APP3 segments together
+hold exactly one little-endian uint16 for each pixel of the preview, and show the preview's scene. Only that form is
+read, and only where the values look like an image; every other R-JPEG is refused by name. The counts are
+uncalibrated: temperatures need DJI's Thermal SDK.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from msip.errors import UnsupportedFrame
+from msip.radiometry.flir import roughness
+from msip.radiometry.frame import RawFrame
+from msip.radiometry.jpeg import Segment
+
+APP1, APP3, APP4 = 0xE1, 0xE3, 0xE4
+SMALLEST_RAW = 2 * 160 * 120
+"""Bytes of a raw frame of DJI's smallest thermal sensor; other cameras keep a few hundred bytes here."""
+SMOOTHER = 4.0
+"""How much smoother counts must be than with their bytes swapped; images measured 80 to 500, noise is 1."""
+
+
+def read_dji_segments(parts: list[Segment], width: int, height: int, name: str) -> RawFrame | None:
+    """The counts of a DJI R-JPEG of ``width`` x ``height``; None where the file is no such thing."""
+    by_dji = any(part.marker == APP1 and b"DJI" in part.content for part in parts)
+    raw = b"".join(part.content for part in parts if part.marker == APP3)
+    extra = sum(len(part.content) for part in parts if part.marker == APP4)
+    if not by_dji or len(raw) + extra < SMALLEST_RAW:
+        return None
+    if len(raw) == 2 * width * height:
+        counts = np.frombuffer(raw, "<u2").reshape(height, width).astype(np.uint16)
+        if roughness(counts) * SMOOTHER <= roughness(counts.byteswap()):
+            return RawFrame(counts, 16, 1, "dji", radiometric=True, note="raw frame of APP3, uncalibrated counts")
+    raise UnsupportedFrame(
+        f"{name}: a DJI R-JPEG whose raw frame is stored in an unknown way, and its preview is no radiometric data; "
+        "convert it to 16-bit TIFF with DJI's Thermal SDK first"
+    )

@@ -1,0 +1,103 @@
+"""JPEG: the segments before the scan, and strict decoding that turns every warning of the codec into an error.
+
+Source: ITU-T T.81, annex B. Strict decoding gives exactly the pixels of OpenCV and Pillow (all build on
+libjpeg-turbo with the accurate integer transform), and notices what they let pass: damage inside the scan, and a
+missing end marker.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
+
+MAGIC = b"\xff\xd8\xff"
+END = b"\xff\xd9"
+SCAN = 0xDA
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+READ_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all Huffman
+OTHER_FRAMES = {0xC3: "lossless", 0xC9: "arithmetic", 0xCA: "arithmetic", 0xF7: "JPEG-LS"}
+HARMLESS = ("Unknown Adobe color transform", "Warning: unknown JFIF revision", "Invalid SOS parameters for sequential")
+"""Warnings of libjpeg on odd headers; the pixels are whole."""
+
+
+class Segment(NamedTuple):
+    """One marker segment: the marker's second byte and what follows its length."""
+
+    marker: int
+    content: bytes
+
+
+def segments(data: bytes, name: str) -> list[Segment]:
+    """All segments before the first scan; ``BrokenFrame`` where the chain breaks."""
+    found: list[Segment] = []
+    at = 2
+    while at + 4 <= len(data):
+        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+        if data[at] != 0xFF:
+            raise BrokenFrame(f"{name}: the JPEG header is damaged at byte {at}; get the file again")
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == SCAN:
+            return found
+        else:
+            found.append(Segment(marker, data[at + 4 : at + 2 + length]))
+            at += 2 + max(length, 2)
+    raise BrokenFrame(f"{name}: the JPEG ends before its image data; get the file again")
+
+
+def frame_size(parts: list[Segment], name: str) -> tuple[int, int, int]:
+    """Width, height and components, checked: what is not 8-bit grey or colour is refused by name."""
+    frame = next((part for part in parts if part.marker in FRAMES and len(part.content) >= 6), None)
+    if frame is None:
+        raise BrokenFrame(f"{name}: the JPEG has no frame header; get the file again")
+    precision, height, width, components = struct.unpack_from(">BHHB", frame.content)
+    if frame.marker not in READ_FRAMES:
+        kind = OTHER_FRAMES.get(frame.marker, "hierarchical or arithmetic")
+        raise UnsupportedFrame(f"{name}: {kind} JPEG is not read; save it as PNG")
+    if precision != 8:
+        raise UnsupportedFrame(f"{name}: JPEG with {precision} bits a sample is not read; save it as 16-bit PNG")
+    if components not in (1, 3):
+        kind = "CMYK" if components == 4 else f"{components}-component"
+        raise UnsupportedFrame(f"{name}: {kind} JPEG is not read; save it as grey or RGB")
+    check_size(width, height, name)
+    return width, height, components
+
+
+def decode_pixels(data: bytes, components: int, name: str) -> tuple[np.ndarray, str]:
+    """Pixels ``(h, w)`` or ``(h, w, 3)`` BGR and a note; any damage is a ``BrokenFrame``."""
+    import simplejpeg
+
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if components == 1 else "BGR", strict=True)
+    except ValueError as error:
+        if not str(error).startswith(HARMLESS):
+            raise BrokenFrame(f"{name}: damaged JPEG ({error}); get the file again from its source") from error
+        return decode_with_cv2(data, name, "JPEG"), str(error)
+    return (pixels[..., 0] if components == 1 else pixels), ""
+
+
+CountsReader = Callable[[list[Segment], int, int, str], "RawFrame | None"]
+
+
+def read_jpeg(data: bytes, name: str, counts_readers: tuple[CountsReader, ...] = ()) -> RawFrame:
+    """A whole JPEG: the counts a ``counts_readers`` entry finds in its segments, else the 8-bit image itself.
+
+    The image is decoded in either case, because a damaged file is refused as broken whatever it carries. The EXIF
+    orientation is not applied: the stored bytes stay as they are, and the reference loader ignores it as well.
+    """
+    parts = segments(data, name)
+    width, height, components = frame_size(parts, name)
+    pixels, warning = decode_pixels(data, components, name)
+    for read in counts_readers:
+        counts = read(parts, width, height, name)
+        if counts is not None:
+            return counts
+    # The last end marker may belong to appended data, so this is a lower bound; good enough for a note.
+    notes = [warning, trailing_note(len(data) - data.rfind(END) - len(END))]
+    return RawFrame(pixels, 8, components, "jpeg", note="; ".join(filter(None, notes)))

@@ -1,0 +1,73 @@
+"""TIFF: the first page's tags are checked by tifffile, the pixels decoded by OpenCV (libtiff, so every usual codec).
+
+An uncompressed, LZW or PackBits TIFF has no checksum: damage that keeps its length cannot be noticed by anyone.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from typing import Any
+
+from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2
+
+MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, Deflate (two numbers), PackBits
+MIN_IS_WHITE, PALETTE = 0, 3
+PHOTOMETRICS = (1, 2, PALETTE, 6)  # black is zero, RGB, palette, YCbCr
+REDUCED_OR_MASK = 0b101  # NewSubfileType bits: a thumbnail or a mask, not a further frame
+
+
+def read_tiff(data: bytes, name: str) -> RawFrame:
+    """An 8- or 16-bit (or bilevel) TIFF or BigTIFF of one frame, either byte order; its Orientation tag is applied."""
+    page, note = _first_page(data, name)
+    check_size(page.imagewidth, page.imagelength, name)
+    _refuse_what_is_not_read(page, name)
+    if any(o + n > len(data) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
+        raise BrokenFrame(f"{name}: the TIFF is cut off: its strips reach past {len(data)} bytes; get the file again")
+    pixels = decode_with_cv2(data, name, "TIFF")
+    return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note)
+
+
+def _first_page(data: bytes, name: str) -> tuple[Any, str]:
+    """The page that is the frame, with a note on thumbnails behind it; a movie is refused."""
+    import tifffile
+
+    log = logging.getLogger("tifffile")
+    disabled, log.disabled = log.disabled, True  # a damaged file is reported once, by the exception
+    try:
+        pages = list(tifffile.TiffFile(io.BytesIO(data)).pages)
+    except (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise BrokenFrame(f"{name}: the TIFF's tags cannot be read ({error}); get the file again") from error
+    finally:
+        log.disabled = disabled
+    if not pages or not pages[0].dataoffsets:
+        raise BrokenFrame(f"{name}: the TIFF holds no image; get the file again")
+    frames = [page for page in pages if not int(getattr(page, "subfiletype", 0)) & REDUCED_OR_MASK]
+    if len(frames) > 1:
+        raise UnsupportedFrame(f"{name}: a TIFF of {len(frames)} frames; split it into one file a frame")
+    return pages[0], "" if len(pages) == 1 else f"{len(pages) - 1} thumbnail or mask pages not read"
+
+
+def _refuse_what_is_not_read(page: Any, name: str) -> None:
+    """Name, once, why these tags are not read."""
+    kind = {1: "unsigned", 2: "signed", 3: "float"}.get(int(page.sampleformat), "unknown")
+    why = ""
+    if kind != "unsigned" or page.bitspersample not in (1, 8, 16):
+        why = (
+            f"{page.bitspersample}-bit {kind} samples are not read; store counts or centikelvin "
+            "(100 x kelvin, rounded) as unsigned 16-bit"
+        )
+    elif page.compression not in COMPRESSIONS:
+        why = f"compression {int(page.compression)} is not read; save it uncompressed or with LZW or Deflate"
+    elif page.photometric == MIN_IS_WHITE:
+        why = "it counts downwards from white (WhiteIsZero); save it with BlackIsZero"
+    elif page.photometric not in PHOTOMETRICS or page.samplesperpixel not in (1, 3, 4):
+        why = (
+            f"{page.samplesperpixel} samples a pixel with photometric interpretation {int(page.photometric)} "
+            "are not read; save it as grey or RGB"
+        )
+    if why:
+        raise UnsupportedFrame(f"{name}: TIFF: {why}")

@@ -1,0 +1,294 @@
+"""What a pre-training run is: options with defaults, presets, and what follows from them for given data."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from msip.errors import RunError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2312.08192 and the reference repository's docs/PRETRAIN.md; the RoI crop's p = 0.85 is RoiCrop's default.
+    "pad-paper": {
+        "method": "mae",
+        "model": "vit_base_patch16_224",
+        "init": "timm:vit_base_patch16_224.mae",
+        "paradigm": "pad",
+        "epochs": 100,
+        "warmup_epochs": 30.0,
+        "effective_batch": 4096,
+        "blr": 1e-4,
+        "weight_decay": 0.05,
+        "mask_ratio": 0.75,
+        "scale": "patchwise",
+        "fusion": "concat",
+        "down_size": 64,
+        "scale_freeze": 0.6,
+    },
+}
+
+RUN_FILE = "run.yaml"
+
+FREE_ON_RESUME = frozenset(
+    {"data", "out", "device", "workers", "precision", "batch_size", "accumulate"}
+    | {"save_every", "keep_checkpoints", "log_every", "resume"}
+)
+"""Options that may differ when a run is continued; every other one would make it another run."""
+
+DEFAULT_BATCH = {"cuda": 256, "cpu": 32}
+"""``batch_size`` where none is given and the data has as many images."""
+
+
+class PretrainConfig(BaseModel):
+    """The options of ``msip pretrain``; every problem is raised as ``RunError``, one sentence.
+
+    ``preset`` fills what is not given. ``None`` means: follows from the rest, see ``Plan`` and ``pad.pretrain``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    _explicit: frozenset[str] = PrivateAttr(default=frozenset())
+
+    data: Path = Field(description="folder made by `msip build`")
+    out: Path = Field(description="the run's folder")
+    preset: Literal["pad-paper"] | None = None
+    method: str = "mae"
+    model: str = "vit_base_patch16_224"
+    init: str | None = None
+    paradigm: str = "pad"
+    image_size: int = Field(default=224, ge=16)
+    epochs: int = Field(default=100, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    accumulate: int | None = Field(default=None, ge=1)
+    effective_batch: int | None = Field(default=None, ge=1)
+    blr: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float = Field(default=0.7, gt=0, le=1)
+    clip_grad: float | None = Field(default=None, gt=0)
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
+    norm_pix_loss: bool = True
+    decoder_embed_dim: int = Field(default=512, ge=1)
+    decoder_depth: int = Field(default=8, ge=1)
+    decoder_num_heads: int = Field(default=16, ge=1)
+    teacher: str | None = None
+    scale: Literal["fixed", "learnable", "patchwise"] = "patchwise"
+    fusion: Literal["concat", "sum", "side", "gside"] = "concat"
+    down_size: int = Field(default=64, ge=1)
+    scale_freeze: float = Field(default=0.6, ge=0, le=1)
+    roi_p: float = Field(default=0.85, ge=0, le=1)
+    exclude_flag: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    workers: int | None = Field(default=None, ge=0)
+    save_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int | None = Field(default=None, ge=1)
+    resume: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        known = set(type(self).model_fields)
+        for name in values:
+            if name not in known:
+                raise RunError(f"there is no option {name!r}{_suggestion(name, known)}.")
+        try:
+            super().__init__(**_with_preset(values))
+        except ValidationError as error:
+            raise RunError(_sentence(error)) from None
+        self._explicit = frozenset(values)
+
+    @property
+    def explicit(self) -> frozenset[str]:
+        """The options that were given, not defaulted or filled by a preset."""
+        return self._explicit
+
+    @classmethod
+    def layered(cls, options: dict[str, Any], file: Path | None = None) -> PretrainConfig:
+        """Options over a YAML file of options over the preset over the defaults. Raises ``RunError``.
+
+        A run that is continued knows its data.
+        """
+        values = {**(read_options(file) if file else {}), **options}
+        if values.get("resume") and values.get("out") and "data" not in values:
+            stored = read_run(Path(values["out"]))
+            values.update({"data": stored["config"]["data"]} if stored else {})
+        return cls(**values)
+
+    def continued(self, stored: dict[str, Any]) -> PretrainConfig:
+        """The configuration that continues a run: its stored one, with what may change taken from here.
+
+        Raises ``RunError`` if an option was given that would make it another run.
+        """
+        before = PretrainConfig(**stored)
+        for name in sorted(self.explicit - FREE_ON_RESUME):
+            mine, its = getattr(self, name), getattr(before, name)
+            if mine != its and name != "preset":
+                raise RunError(
+                    f"{option(name)} {mine} differs from the {its} that the run in {self.out} was started with; "
+                    f"leave it out to continue that run, or choose another --out for a new one."
+                )
+        changed = {name: getattr(self, name) for name in self.explicit & FREE_ON_RESUME}
+        kept = {name: value for name, value in stored.items() if name not in ("batch_size", "accumulate", "resume")}
+        if not changed.keys() & {"batch_size", "accumulate"}:  # on more processes, fewer passes make the same step
+            kept["batch_size"] = stored["batch_size"]
+        return PretrainConfig(**{**kept, **changed})
+
+
+def option(name: str) -> str:
+    """``batch_size`` to ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def read_run(run: Path) -> dict[str, Any] | None:
+    """What RUN/run.yaml says, ``None`` where there is none. Raises ``RunError`` for one that is not a run's."""
+    path = run / RUN_FILE
+    if not path.is_file():
+        return None
+    stored = read_options(path)
+    if not isinstance(stored.get("config"), dict) or not isinstance(stored.get("data"), dict):
+        raise RunError(f"{path} was not written by `msip pretrain`; choose another --out.")
+    return stored
+
+
+def read_options(file: Path) -> dict[str, Any]:
+    """Options from a YAML file. Raises ``RunError``."""
+    try:
+        values = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}); give an existing YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is not YAML ({' '.join(str(error).split())}); correct it.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RunError(f"{file} holds a {type(values).__name__}, expected lines `option: value`.")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    preset = PRESETS.get(values.get("preset") or "", {})
+    filled = {**preset, **values}
+    if preset and "epochs" in values and "warmup_epochs" not in values:  # the share of the warm-up stays the preset's
+        filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * float(values["epochs"])
+    return filled
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _sentence(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = option(str(problem["loc"][0]))
+    if problem["type"] == "missing":
+        return f"{name} is missing; give it on the command line or in the --config file."
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{name} is {problem['input']!r}, but {message}."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from the options for given data, device and number of processes.
+
+    Attributes:
+        batch_size: images of one forward pass on one process.
+        accumulate: forward passes of one optimizer step.
+        effective_batch: images of one optimizer step, over all processes.
+        steps_per_epoch, steps: optimizer steps of an epoch, of the run.
+        warmup_steps: of the linear warm-up; may be fractional.
+        lr: peak learning rate, ``blr * effective_batch / 256`` (MAE's linear rule).
+        log_every, panel_every: steps.
+        notes: what the user should know about values that were derived.
+    """
+
+    batch_size: int
+    accumulate: int
+    effective_batch: int
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: float
+    lr: float
+    log_every: int
+    panel_every: int
+    notes: tuple[str, ...] = ()
+
+
+def make_plan(config: PretrainConfig, images: int, *, device: str, world: int = 1) -> Plan:
+    """Resolve batch, steps and learning rate. Raises ``RunError`` if the data cannot fill one step."""
+    batch_size, accumulate, notes = _split_batch(config, images, device, world)
+    effective = batch_size * accumulate * world
+    if "effective_batch" in config.explicit and effective != config.effective_batch:
+        raise RunError(
+            f"--batch-size {batch_size} x --accumulate {accumulate} x {world} processes make {effective} images, "
+            f"not --effective-batch {config.effective_batch}; leave one of them out."
+        )
+    per_epoch = images // effective
+    if per_epoch == 0:
+        raise RunError(
+            f"one optimizer step takes {effective:,} images (--batch-size {batch_size} x --accumulate {accumulate} x "
+            f"{world} processes), but {config.data} has {images:,}; choose a smaller --batch-size."
+        )
+    steps = config.max_steps or config.epochs * per_epoch
+    warmup = 0.1 * config.epochs if config.warmup_epochs is None else config.warmup_epochs
+    if warmup > config.epochs:
+        raise RunError(f"--warmup-epochs {warmup:g} exceeds --epochs {config.epochs}; choose a shorter warm-up.")
+    return Plan(
+        batch_size=batch_size,
+        accumulate=accumulate,
+        effective_batch=effective,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        warmup_steps=warmup / config.epochs * steps,
+        lr=config.blr * effective / 256,
+        log_every=config.log_every or max(1, min(20, steps // 50)),
+        panel_every=max(1, math.ceil(steps / 10)),
+        notes=notes,
+    )
+
+
+def _split_batch(config: PretrainConfig, images: int, device: str, world: int) -> tuple[int, int, tuple[str, ...]]:
+    """(batch_size, accumulate, notes) of one process."""
+    limit = DEFAULT_BATCH[device]
+    wanted, batch_size, accumulate = config.effective_batch, config.batch_size, config.accumulate
+    if wanted is None or (batch_size and accumulate):
+        accumulate = accumulate or 1
+        return batch_size or max(1, min(limit, images // (world * accumulate))), accumulate, ()
+    if wanted > images and "effective_batch" not in config.explicit:
+        batch_size = batch_size or max(1, min(limit, images // (world * (accumulate or 1))))
+        accumulate = accumulate or max(1, images // (batch_size * world))
+        used = batch_size * accumulate * world
+        return (
+            batch_size,
+            accumulate,
+            (f"the preset's batch of {wanted:,} exceeds the {images:,} images, {used:,} used",),
+        )
+    if accumulate:
+        return _exact(wanted, accumulate * world, "accumulate"), accumulate, ()
+    if not batch_size:
+        share = _exact(wanted, world, "effective_batch")
+        batch_size = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
+    return batch_size, _exact(wanted, batch_size * world, "batch_size"), ()
+
+
+def _exact(effective: int, part: int, name: str) -> int:
+    if effective % part:
+        raise RunError(
+            f"an effective batch of {effective} cannot be split into parts of {part} ({option(name)} x processes); "
+            f"choose {option(name)} so that it divides {effective}."
+        )
+    return effective // part
+
+
+def default_workers(device: str, local_world: int = 1) -> int:
+    """Reading processes: nearly all cores for a GPU, one where the CPU itself trains."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // local_world - 1)) if device == "cuda" else min(1, cores - 1)

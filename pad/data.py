@@ -1,0 +1,280 @@
+"""Images and RoIs of a manifest to batches: the same sample whoever draws it.
+
+The crop, the flip and a method's random inputs (masks) of one sample are a function of (seed, epoch, image), and the
+order of an epoch is a function of (seed, epoch). So neither the number of workers or ranks, nor a restart, changes
+what a model sees. Images travel as one-channel uint8 and are normalised on the device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
+from msip.errors import ManifestError
+from msip.files import atomic_path
+from msip.manifest import Manifest
+
+SampleKey: TypeAlias = tuple[int, int]
+"""(epoch, row of the index): what the sampler asks the dataset for; it tells persistent workers the epoch."""
+
+InputSampler: TypeAlias = Callable[[np.random.Generator], dict[str, NDArray[Any]]]
+"""A method's random inputs of one sample, e.g. MAE: ``{"noise": float32 (patches,)}``. Must be picklable."""
+
+INFRARED_MEAN, INFRARED_STD = 0.3801, 0.1871
+"""Of grey values in 0 to 1, over MSIP (reference: ``msip_dataset.py``, three equal channels)."""
+
+REPLACEMENT_VIEW = 1 << 20
+"""``view`` of the draw that replaces an unreadable image; far from the numbers of true views."""
+
+REPLACEMENTS = 20
+"""Images tried for one place of a batch before giving up."""
+
+
+def write_index(manifest: Manifest, path: Path) -> Path:
+    """Write what training needs of a manifest as an Arrow file that all workers memory-map.
+
+    Columns: image_id, path (relative to the manifest's root), rois (list of 4 int32: x, y, width, height).
+    """
+    rois = manifest.table.column("rois")
+    lengths = pc.fill_null(pc.list_value_length(rois), 0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    boxes = pc.list_flatten(rois).combine_chunks()
+    values = np.stack([boxes.field(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "width", "height")], 1)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.int32()), 4)
+    columns = {
+        name: manifest.table.column(name).cast(pa.large_string()).combine_chunks() for name in ("image_id", "path")
+    }
+    table = pa.table({**columns, "rois": pa.LargeListArray.from_arrays(pa.array(offsets), flat)})
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as to,
+    ):
+        to.write_table(table)
+    return path
+
+
+class ImageIndex:
+    """The memory-mapped file of ``write_index``; pickles as its path, so workers share one copy of the pages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._open()
+
+    def _open(self) -> None:
+        table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+        if table.num_rows == 0:
+            raise ManifestError("the manifest leaves no image to train on; drop an --exclude-flag or build it again.")
+        self._ids, self._paths, rois = (table.column(name).chunk(0) for name in ("image_id", "path", "rois"))
+        self._offsets = rois.offsets.to_numpy()
+        self._boxes = rois.values.values.to_numpy().reshape(-1, 4)
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.path = state["path"]
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image_id(self, row: int) -> str:
+        """``<source>/<stem>``."""
+        return str(self._ids[row].as_py())
+
+    def relative_path(self, row: int) -> str:
+        """Of the stored image, relative to the manifest's folder."""
+        return str(self._paths[row].as_py())
+
+    def rois(self, row: int) -> NDArray[np.int32]:
+        """(n, 4) x, y, width, height in pixels; n may be 0."""
+        boxes: NDArray[np.int32] = self._boxes[self._offsets[row] : self._offsets[row + 1]]
+        return boxes
+
+
+def read_grey(path: Path) -> NDArray[np.uint8] | None:
+    """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded.
+
+    Colour becomes luma; three equal channels give the channel. Turned as stored: a manifest's sizes and RoIs are of
+    the stored pixels, whatever an EXIF tag says.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    if data.size == 0:
+        return None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # a header that announces more pixels than OpenCV takes
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+class PretrainDataset(Dataset[dict[str, Any]]):
+    """Crops of a manifest's images.
+
+    Args:
+        index: the images, see ``ImageIndex``.
+        root: the folder that the index's paths are relative to.
+        seed: of every draw.
+        crop: how a box is drawn; its ``size`` is the side of the crops, in pixels.
+        sampler: the method's random inputs of one sample, if it has any.
+    """
+
+    def __init__(
+        self, index: ImageIndex, root: Path, *, seed: int, crop: RoiCrop, sampler: InputSampler | None = None
+    ) -> None:
+        self.index, self.root, self.seed, self.crop, self.sampler = index, Path(root), seed, crop, sampler
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """One sample of one epoch.
+
+        Returns:
+            ``image`` uint8 (1, size, size); ``row`` asked for; ``used``: the row read, another one if the image could
+            not be read, -1 if none could; ``inputs``: the method's.
+        """
+        epoch, row = key
+        number = sample_key(self.index.image_id(row))
+        used, image = self._read(epoch, row, number)
+        rng = sample_rng(self.seed, epoch, number)
+        pixels = np.zeros((self.crop.size, self.crop.size), np.uint8) if image is None else self._crop(image, used, rng)
+        inputs = self.sampler(rng) if self.sampler else {}
+        return {"image": pixels[None], "row": row, "used": used, "inputs": inputs}
+
+    def _read(self, epoch: int, row: int, number: int) -> tuple[int, NDArray[np.uint8] | None]:
+        for attempt in range(REPLACEMENTS):
+            image = read_grey(self.root / self.index.relative_path(row))
+            if image is not None:
+                return row, image
+            row = int(sample_rng(self.seed, epoch, number, REPLACEMENT_VIEW + attempt).integers(len(self)))
+        return -1, None
+
+    def _crop(self, image: NDArray[np.uint8], row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        height, width = image.shape
+        box = self.crop.box((width, height), self.index.rois(row), rng)
+        pixels = resize_crop(image, box, self.crop.size)
+        return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels.copy()  # Pillow's pixels are read-only
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of one epoch: a permutation of ``range(images)`` that depends on (seed, epoch) alone."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(images)
+
+
+class EpochSampler(Sampler[list[SampleKey]]):
+    """Micro-batches of one rank, epoch after epoch, from any position on.
+
+    An effective batch is ``batch_size * accumulate * world`` consecutive images of ``epoch_order``; the images of one
+    optimizer step are the same however they are split. What does not fill an effective batch at an epoch's end is
+    left out (another rest each epoch).
+
+    Args:
+        images: length of the dataset.
+        batch_size: images of one forward pass on one rank.
+        accumulate: forward passes of one optimizer step.
+        seed: of the order.
+        steps: optimizer steps to yield.
+        epoch: to begin with.
+        start: images of that epoch (over all ranks) already used.
+        rank, world: this process among how many.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        steps: int,
+        seed: int,
+        accumulate: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.images, self.batch_size, self.accumulate, self.steps = images, batch_size, accumulate, steps
+        self.seed, self.epoch, self.start, self.rank, self.world = seed, epoch, start, rank, world
+        self.effective_batch = batch_size * accumulate * world
+        self.steps_per_epoch = images // self.effective_batch
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, position, order = self.epoch, self.start, epoch_order(self.images, self.seed, self.epoch)
+        for _ in range(self.steps):
+            if position + self.effective_batch > self.images:
+                epoch, position = epoch + 1, 0
+                order = epoch_order(self.images, self.seed, epoch)
+            for micro in range(self.accumulate):
+                first = position + (micro * self.world + self.rank) * self.batch_size
+                yield [(epoch, int(row)) for row in order[first : first + self.batch_size]]
+            position += self.effective_batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; signals are the main process's business: it finishes its step, then stops the workers."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def make_loader(
+    dataset: PretrainDataset,
+    sampler: EpochSampler,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> DataLoader[dict[str, Any]]:
+    """Batches in the sampler's order: ``image`` uint8 (b, 1, h, w), ``row`` and ``used`` int64 (b,), ``inputs``.
+
+    Args:
+        dataset: see ``PretrainDataset``.
+        sampler: which samples, in which order.
+        workers: processes that read ahead; 0 reads in this process.
+        pin_memory: for asynchronous copies to a GPU.
+        start_method: of the workers (``fork``, ``spawn``, ``forkserver``); the platform's default if ``None``.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=multiprocessing.get_context(start_method) if workers and start_method else None,
+        generator=torch.Generator(),  # the global one belongs to the model's dropout
+    )
+
+
+def normalise(image: Tensor, in_chans: int) -> Tensor:
+    """Grey uint8 (b, 1, h, w) to float32 (b, in_chans, h, w) around 0; the channels are views of one."""
+    grey = image.float().div_(255).sub_(INFRARED_MEAN).div_(INFRARED_STD)
+    return grey.expand(-1, in_chans, -1, -1)
+
+
+def denormalise(image: Tensor) -> NDArray[np.uint8]:
+    """Inverse of ``normalise``: float (b, c, h, w) to uint8 (b, h, w), the channels' mean, clipped."""
+    grey = image.float().mean(1).mul(INFRARED_STD).add(INFRARED_MEAN).mul(255)
+    return grey.round().clamp(0, 255).byte().cpu().numpy()

@@ -1,0 +1,357 @@
+"""Configuration to run folder: assemble data, encoder, method and optimizer, train, and write what others load.
+
+RUN/
+  run.yaml                resolved options, versions, data, parameter counts
+  metrics.jsonl           one line every few steps
+  tensorboard/  panels/  loss.png
+  checkpoints/            see pad.checkpoints
+  adapter.safetensors     at the end; encoder.safetensors where the trunk trained
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import save_file
+
+import msip
+from msip.crops import RoiCrop
+from msip.errors import RunError
+from msip.files import atomic_path, make_output_folder, sha256_bytes, write_bytes, write_json
+from msip.manifest import MANIFEST_NAME, Manifest
+from pad.adapters import (
+    ADAPTER,
+    PadConfig,
+    attach_adapters,
+    count_adapter_parameters,
+    has_adapters,
+    save_adapters,
+)
+from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_checkpoint, read_checkpoint, restore
+from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
+from pad.data import ImageIndex, PretrainDataset, write_index
+from pad.encoders import create_encoder
+from pad.methods import METHODS
+from pad.monitor import plot_loss
+from pad.paradigms import apply_paradigm
+from pad.processes import Ranks, pick_device, process_group
+from pad.trainer import Trainer, make_optimizer
+
+INDEX = "data.arrow"
+RESULT = "result.json"
+METHOD_OPTIONS = ("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher")
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a call of ``pretrain`` did.
+
+    Attributes:
+        run: the run's folder.
+        status: ``finished``, ``stopped`` (by a signal; continue with ``--resume auto``), or ``already finished``.
+        signal: that stopped it, else 0.
+        steps: optimizer steps done, of ``total_steps``.
+        final_loss: mean loss since the log line before the last.
+        images_per_s: mean over this call's steps.
+        seconds: of this call.
+        lr: peak learning rate.
+        adapter_parameters: of the adapters alone; ``trained_parameters``: of all that trains, decoder included.
+        unreadable_images: found so far, each replaced by another.
+    """
+
+    run: str
+    status: str
+    signal: int
+    steps: int
+    total_steps: int
+    final_loss: float
+    images_per_s: float
+    seconds: float
+    lr: float
+    effective_batch: int
+    adapter_parameters: int
+    trained_parameters: int
+    unreadable_images: int
+
+
+def tell(message: str) -> None:
+    """Print one line of progress for people: to stderr, which leaves stdout to results."""
+    sys.stderr.write(message + "\n")
+
+
+def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> PretrainResult:
+    """Run or continue a pre-training run. Raises ``MsipError`` for anything the user can correct."""
+    begin = time.perf_counter()
+    ranks = Ranks.from_environment()
+    if ranks.rank > 0:
+        say = _silent
+    stored, checkpoint = find_start(config, say)
+    if stored:
+        config = config.continued(stored["config"])
+    if stored and checkpoint and (config.out / RESULT).is_file():
+        say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
+        before = json.loads((config.out / RESULT).read_text())
+        return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
+    device = pick_device(config.device, ranks)
+    with process_group(ranks, device):
+        trainer, parameters = _assemble(
+            config, ranks=ranks, device=device, stored=stored, checkpoint=checkpoint, say=say
+        )
+        stopped = trainer.run()
+    result = PretrainResult(
+        run=str(config.out),
+        status="stopped" if stopped else "finished",
+        signal=stopped,
+        steps=trainer.step,
+        total_steps=trainer.plan.steps,
+        final_loss=trainer.final_loss,
+        images_per_s=round(trainer.images_per_s, 2),
+        seconds=round(time.perf_counter() - begin, 2),
+        lr=trainer.plan.lr,
+        effective_batch=trainer.plan.effective_batch,
+        adapter_parameters=parameters["adapters"],
+        trained_parameters=parameters["trained"],
+        unreadable_images=len(trainer.unreadable),
+    )
+    if stopped:
+        say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
+    if ranks.rank == 0:
+        _export(config, trainer.method.encoder, parameters, result)
+    return result
+
+
+def _silent(_: str) -> None:
+    """Other ranks than the first have nothing to add."""
+
+
+def find_start(config: PretrainConfig, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, Checkpoint | None]:
+    """(run.yaml, checkpoint) to continue from; either is ``None`` where there is none yet. Raises ``RunError``."""
+    existing = list_checkpoints(config.out)
+    if config.resume is None:
+        if existing:
+            raise RunError(
+                f"{config.out} already holds a run ({existing[0].name}); continue it with --resume auto, "
+                f"or choose another --out for a new one."
+            )
+        return None, None
+    if config.resume == "auto":
+        checkpoint, warnings = newest_checkpoint(config.out)
+        for warning in warnings:
+            say(f"warning: {warning} The one before it is used.")
+        return read_run(config.out), checkpoint
+    return _named_start(config, Path(config.resume), existing)
+
+
+def _named_start(config: PretrainConfig, path: Path, existing: list[Path]) -> tuple[dict[str, Any] | None, Checkpoint]:
+    if (path / STATE).is_file():
+        run, checkpoint = path.resolve().parents[1], read_checkpoint(path)
+    else:
+        run, found = path, newest_checkpoint(path)[0]
+        if found is None:
+            raise RunError(
+                f"--resume {path} is no checkpoint and no run with one; give RUN, RUN/{FOLDER}/step-*, or auto."
+            )
+        checkpoint = found
+    if existing and run.resolve() != config.out.resolve():
+        raise RunError(f"{config.out} already holds another run ({existing[0].name}); choose another --out.")
+    stored = read_run(run)
+    if stored is None:
+        raise RunError(f"--resume {path}: {run / RUN_FILE} is missing; give a checkpoint inside its run's folder.")
+    return stored, checkpoint
+
+
+def _assemble(
+    config: PretrainConfig,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    stored: dict[str, Any] | None,
+    checkpoint: Checkpoint | None,
+    say: Callable[[str], None],
+) -> tuple[Trainer, dict[str, int]]:
+    """Everything between the options and the first step; nothing is written until all of it fits."""
+    manifest = Manifest.read(config.data)
+    data = describe_data(manifest, config)
+    if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
+        raise RunError(
+            f"the manifest of {config.data} has changed since this run began; start anew with another --out."
+        )
+    manifest = manifest.without_flags(config.exclude_flag)
+    plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
+    if checkpoint and checkpoint.state["effective_batch"] != plan.effective_batch:
+        raise RunError(
+            f"a step of this run takes {checkpoint.state['effective_batch']} images, not {plan.effective_batch}: "
+            f"choose --batch-size and --accumulate accordingly, or leave them out."
+        )
+    method = build_method(config, say, load=checkpoint is None).to(device)
+    groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    optimizer = make_optimizer(groups)
+    if checkpoint:
+        restore(checkpoint, method, optimizer)
+    parameters = count_parameters(method, optimizer)
+    workers = default_workers(device.type, ranks.local_world) if config.workers is None else config.workers
+    if ranks.rank == 0:
+        make_output_folder(config.out)
+        write_index(manifest, config.out / INDEX)
+        (config.out / RESULT).unlink(missing_ok=True)
+        write_run(config, plan, stored, checkpoint, data=data, parameters=parameters, device=device, workers=workers)
+        announce(plan, parameters, len(manifest), checkpoint, say)
+    if ranks.world > 1:
+        dist.barrier()
+    crop = RoiCrop(size=config.image_size, p=config.roi_p)
+    index = ImageIndex(config.out / INDEX)
+    dataset = PretrainDataset(index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler())
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    trainer = Trainer(
+        method, optimizer, dataset, config, plan, ranks=ranks, workers=workers, bf16=bf16, checkpoint=checkpoint
+    )
+    return trainer, parameters
+
+
+def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bool = True) -> Any:
+    """The SSL method around its encoder; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``."""
+    method_class = METHODS.get(config.method)
+    if method_class is None:
+        raise RunError(f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}.")
+    taken = inspect.signature(method_class).parameters
+    for name in METHOD_OPTIONS:
+        if name in config.explicit and name not in taken and getattr(config, name) is not None:
+            raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
+    torch.manual_seed(config.seed)
+    init = config.init or ("random" if config.paradigm == "scratch" else "timm")
+    encoder, report = create_encoder(config.model, init=init if load else "random", image_size=config.image_size)
+    if load:
+        for what in ("missing", "unexpected", "reshaped"):
+            names = [str(name) for name in getattr(report, what)]
+            if names:
+                say(f"{init}: {len(names)} {what} tensors, e.g. {names[0]}")
+    if config.paradigm == "pad":
+        attach_adapters(encoder, PadConfig(down_size=config.down_size, scale=config.scale, fusion=config.fusion))
+    return method_class(encoder, **{name: getattr(config, name) for name in METHOD_OPTIONS if name in taken})
+
+
+def count_parameters(method: Any, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Parameters of the whole method, of all that trains, of the encoder's part of it, and of the adapters alone."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    sizes = [(name, p.numel(), id(p) in trained) for name, p in method.named_parameters()]
+    trunk = sum(n for name, n, trains in sizes if trains and name.startswith("encoder.") and ADAPTER not in name)
+    return {
+        "total": sum(n for _, n, _ in sizes),
+        "trained": sum(n for _, n, trains in sizes if trains),
+        "trained_trunk": trunk,
+        "adapters": count_adapter_parameters(method.encoder),
+    }
+
+
+def describe_data(manifest: Manifest, config: PretrainConfig) -> dict[str, Any]:
+    """What identifies the data of a run."""
+    file = manifest.root / MANIFEST_NAME
+    return {
+        "manifest": str(file),
+        "manifest_sha256": sha256_bytes(file.read_bytes()),
+        "images": len(manifest.without_flags(config.exclude_flag)),
+        "excluded": len(manifest) - len(manifest.without_flags(config.exclude_flag)),
+    }
+
+
+def write_run(
+    config: PretrainConfig,
+    plan: Plan,
+    stored: dict[str, Any] | None,
+    checkpoint: Checkpoint | None,
+    *,
+    data: dict[str, Any],
+    parameters: dict[str, int],
+    device: torch.device,
+    workers: int,
+) -> None:
+    """Write RUN/run.yaml; a continued run keeps what it said and gains an entry under ``continued``."""
+    resolved = {"batch_size": plan.batch_size, "accumulate": plan.accumulate, "effective_batch": plan.effective_batch}
+    where = {"device": device_name(device), "workers": workers, "versions": versions(), "git_commit": git_commit()}
+    content: dict[str, Any] = {
+        "config": {**config.model_dump(mode="json"), **resolved, "resume": None},
+        "plan": {
+            "lr": plan.lr,
+            "steps": plan.steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "warmup_steps": plan.warmup_steps,
+        },
+        "data": data,
+        "parameters": parameters,
+        **where,
+    }
+    if stored and checkpoint:
+        content = {**stored, "continued": [*stored.get("continued", []), {"step": checkpoint.step, **where}]}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_bytes(config.out / RUN_FILE, text.encode())
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    return {
+        "python": platform.python_version(),
+        "msip": msip.__version__,
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this code runs from, ``None`` for an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return lines[1] if Path(lines[0]).resolve() == root else None
+
+
+def announce(
+    plan: Plan, parameters: dict[str, int], images: int, checkpoint: Checkpoint | None, say: Callable[[str], None]
+) -> None:
+    """Say what was resolved, before the first step."""
+    for note in plan.notes:
+        say(f"note: {note}.")
+    say(
+        f"{images:,} images, {plan.effective_batch:,} a step ({plan.batch_size} x {plan.accumulate} accumulated), "
+        f"{plan.steps:,} steps, lr {plan.lr:.3g}; trains {parameters['trained']:,} parameters, "
+        f"of which adapters {parameters['adapters']:,}."
+    )
+    if checkpoint:
+        say(f"continues at step {checkpoint.step:,}.")
+
+
+def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], result: PretrainResult) -> None:
+    """Write loss.png and, for a finished run, the weights and the result, which says that all is there."""
+    plot_loss(config.out)
+    if result.status != "finished":
+        return
+    if has_adapters(encoder):
+        save_adapters(encoder, config.out / "adapter.safetensors")
+    if parameters["trained_trunk"]:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+        metadata = {"model": config.model, "image_size": str(config.image_size)}
+        with atomic_path(config.out / "encoder.safetensors") as temporary:
+            save_file(tensors, temporary, metadata)
+    write_json(config.out / RESULT, asdict(result))

@@ -1,0 +1,36 @@
+"""PAD: self-supervised pre-training of adapters for infrared vision transformers (arXiv 2312.08192)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pad.adapters import PadConfig as PadConfig
+    from pad.adapters import attach_adapters as attach_adapters
+    from pad.adapters import load_adapters as load_adapters
+    from pad.adapters import save_adapters as save_adapters
+    from pad.encoders import load_encoder as load_encoder
+
+# torch and timm take seconds to import: only when a name is used
+_HOMES = {
+    "PadConfig": "pad.adapters",
+    "attach_adapters": "pad.adapters",
+    "load_adapters": "pad.adapters",
+    "load_encoder": "pad.encoders",
+    "save_adapters": "pad.adapters",
+}
+
+__all__ = ["PadConfig", "attach_adapters", "load_adapters", "load_encoder", "save_adapters"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pad' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,544 @@
+"""The patchwise-scale adapter of PAD (arXiv 2312.08192, Fig. 2; casiatao/PAD ``models_mae.py``), on any timm ViT.
+
+With x' the tokens after the attention residual, m the MLP branch and d the bottleneck width, an adapted block computes::
+
+    h = Up(Dropout(ReLU(Down(LayerNorm(x')))))           Down: D -> d, Up: d -> D, zero at the start
+    s = 0.5 | a learnable scalar | sigmoid(W [m; h])     one scale a token, W = 0 at the start
+    x'' = x' + drop_path(m) + s * h                      m = layer_scale(mlp(norm2(x')))
+
+The block keeps its parameters under timm's names, so the trunk of an adapted model still loads into, and from, a plain
+timm model; the adapter adds ``blocks.<i>.adapter.*``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models.beit import Block as BeitBlock
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from msip.errors import ModelError, WeightsError
+from msip.files import atomic_path, write_json
+
+Scale = Literal["patchwise", "learnable", "fixed"]
+Fusion = Literal["concat", "sum", "side", "gside"]
+
+ADAPTER = ".adapter."  # every adapter tensor has this in its name, no trunk tensor has
+ADAPTER_FILE = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class PadConfig:
+    """What an adapter is made of; the defaults are the paper's.
+
+    ``down_size``: width d of the bottleneck. ``scale``: one scale per token (``patchwise``), one learnable scalar per
+    block, or ``fixed``. ``fusion``: what the patchwise scale is predicted from: MLP output m and adapter output h side
+    by side (``concat``), their ``sum``, h alone (``side``) or m alone (``gside``). ``scale_init``: the fixed scale, or
+    the learnable one at the start; the patchwise scale starts at sigmoid(0) = 0.5 whatever it is. ``dropout``: on the
+    bottleneck, in training. ``blocks``: indices of the blocks that get an adapter, None = all.
+
+    Raises ``ModelError`` for a value that makes no sense.
+    """
+
+    down_size: int = 64
+    scale: Scale = "patchwise"
+    fusion: Fusion = "concat"
+    scale_init: float = 0.5
+    dropout: float = 0.1
+    blocks: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", tuple(self.blocks))  # a list, as JSON has it, is welcome
+        if not isinstance(self.down_size, int) or self.down_size < 1:
+            raise ModelError(f"down_size is {self.down_size!r}; it must be a whole number of at least 1, e.g. 64.")
+        if self.scale not in get_args(Scale):
+            raise ModelError(f"scale is {self.scale!r}; choose one of {', '.join(get_args(Scale))}.")
+        if self.fusion not in get_args(Fusion):
+            raise ModelError(f"fusion is {self.fusion!r}; choose one of {', '.join(get_args(Fusion))}.")
+        if not math.isfinite(self.scale_init):
+            raise ModelError(f"scale_init is {self.scale_init!r}; it must be a finite number, e.g. 0.5.")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1, e.g. 0.1.")
+        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) != len(self.blocks)):
+            raise ModelError(f"blocks is {self.blocks!r}; name each adapted block once, or None for all of them.")
+
+
+class Adapter(nn.Module):
+    """One block's adapter: its own LayerNorm (eps 1e-5, as in the reference), the bottleneck, and its scale."""
+
+    def __init__(self, embed_dim: int, config: PadConfig, **factory: Any) -> None:
+        super().__init__()
+        self.fusion = config.fusion
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5, **factory)
+        self.down = nn.Linear(embed_dim, config.down_size, **factory)
+        self.dropout = nn.Dropout(config.dropout)
+        self.up = nn.Linear(config.down_size, embed_dim, **factory)
+        self.scale_predictor: nn.Linear | None = None
+        if config.scale == "patchwise":
+            width = 2 * embed_dim if config.fusion == "concat" else embed_dim
+            self.scale_predictor = nn.Linear(width, 1, bias=False, **factory)
+        elif config.scale == "learnable":
+            self.scale = nn.Parameter(torch.full((1,), config.scale_init, **factory))
+        else:
+            self.register_buffer("scale", torch.full((1,), config.scale_init, **factory))
+        self.enabled = True
+        self.recording = False
+        self.last_scales: Tensor | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the reference: Up and the scale predictor zero, so that the model starts as the base model."""
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+        if self.scale_predictor is not None:
+            nn.init.zeros_(self.scale_predictor.weight)
+
+    def forward(self, x: Tensor, mlp_output: Tensor) -> Tensor:
+        """The scaled branch s * h, (b, n, D), for block tokens x' (b, n, D) and MLP branch m (b, n, D)."""
+        hidden = torch.relu(self.down(self.norm(x)))
+        adapted = self.up(self.dropout(hidden))
+        scales = self.scales(mlp_output, adapted)
+        if self.recording:
+            self.last_scales = scales.detach()
+        return scales * adapted
+
+    def scales(self, mlp_output: Tensor, adapted: Tensor) -> Tensor:
+        """The scale of each token, (b, n, 1), or the block's one scale, (1,)."""
+        if self.scale_predictor is None:
+            return self.scale
+        return torch.sigmoid(self.scale_predictor(self.fused(mlp_output, adapted)))
+
+    def fused(self, mlp_output: Tensor, adapted: Tensor) -> Tensor:
+        """What the scale predictor sees: (b, n, 2D) for ``concat``, else (b, n, D)."""
+        if self.fusion == "concat":
+            return torch.cat((mlp_output, adapted), dim=-1)
+        if self.fusion == "sum":
+            return mlp_output + adapted
+        return adapted if self.fusion == "side" else mlp_output
+
+
+class _SecondHalf:
+    """An adapted block as timm's own block ``forward`` sees it.
+
+    ``norm2``, layer scale and ``drop_path2`` let everything through and ``mlp`` is the whole second half, adapter
+    included; all else is the block. So timm's forward, its attention half with whatever arguments the installed timm
+    passes, runs as it is: nothing of it is repeated here, nothing is hooked, and no parameter changes its name.
+    """
+
+    def __init__(self, block: _Adapted) -> None:
+        self.block = block
+        self.mlp = block.second_half
+        self.gamma_2 = block.unit_gamma
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.block, name)
+
+    @staticmethod
+    def norm2(x: Tensor) -> Tensor:
+        return x
+
+    ls2 = drop_path2 = norm2
+
+
+class _Adapted(nn.Module):
+    """What the adapted block classes share; a block becomes one by taking its class, keeping all it holds."""
+
+    plain: ClassVar[type[nn.Module]]
+    adapter: Adapter
+    norm2: nn.Module
+    mlp: nn.Module
+    drop_path2: nn.Module
+    unit_gamma: float | None = None  # stands for a layer scale that ``mlp_branch`` has already applied
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """The frozen branch m, layer scale included, (b, n, D)."""
+        raise NotImplementedError
+
+    def second_half(self, x: Tensor) -> Tensor:
+        """All that the block adds to x' (b, n, D) after attention; stochastic depth drops m only, as the reference."""
+        m = self.mlp_branch(x)
+        return self.drop_path2(m) + self.adapter(x, m)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """timm's forward of this block, on the block itself or, with the adapter on, on its second-half view."""
+        if not self.adapter.enabled:
+            return self.plain.forward(self, x, *args, **kwargs)
+        return self.plain.forward(_SecondHalf(self), x, *args, **kwargs)  # type: ignore[arg-type]
+
+
+class AdaptedBlock(_Adapted, Block):
+    """timm ``vision_transformer.Block`` (ViT, DeiT, DINOv2, CLIP, SigLIP) with an adapter."""
+
+    plain = Block
+    ls2: nn.Module
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """The frozen branch m, layer scale included, (b, n, D)."""
+        return self.ls2(self.mlp(self.norm2(x)))
+
+
+class _GammaAdapted(_Adapted):
+    gamma_2: nn.Parameter | None
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """The frozen branch m, layer scale included, (b, n, D)."""
+        m = self.mlp(self.norm2(x))
+        return m if self.gamma_2 is None else self.gamma_2 * m
+
+
+class AdaptedEvaBlock(_GammaAdapted, EvaBlock):
+    """timm ``eva.EvaBlock`` (EVA-02, DINOv3, Perception Encoder) with an adapter."""
+
+    plain = EvaBlock
+
+
+class AdaptedBeitBlock(_GammaAdapted, BeitBlock):
+    """timm ``beit.Block`` (BEiT, BEiT v2) with an adapter."""
+
+    plain = BeitBlock
+    unit_gamma = 1.0  # BEiT's forward multiplies by gamma_2 whenever gamma_1 is there
+
+
+_ADAPTED: dict[type[nn.Module], type[_Adapted]] = {
+    cls.plain: cls for cls in (AdaptedBlock, AdaptedEvaBlock, AdaptedBeitBlock)
+}
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a timm ViT, in order. Raises ``ModelError`` for a model without any."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not len(blocks):
+        raise ModelError(
+            f"{type(model).__name__} has no list of transformer blocks; adapters need a timm vision transformer, "
+            "e.g. vit_base_patch16_224."
+        )
+    return list(blocks)
+
+
+def adapted_blocks(model: nn.Module) -> list[_Adapted]:
+    """The blocks that carry an adapter, in order (empty for a plain model)."""
+    return [module for module in model.modules() if isinstance(module, _Adapted)]
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether any block of ``model`` carries an adapter."""
+    return bool(adapted_blocks(model))
+
+
+def attach_adapters(model: nn.Module, config: PadConfig | None = None) -> nn.Module:
+    """Attach adapters in place to a timm ViT and return it; its outputs stay what they were until the first step.
+
+    The adapters take each block's device and dtype and train; the trunk's ``requires_grad`` is left alone. Raises
+    ``ModelError`` for a model or block that does not fit, or that already has adapters; nothing is changed then.
+    """
+    config = config or PadConfig()
+    if has_adapters(model):
+        raise ModelError("this model already has adapters; call detach_adapters(model) first to replace them.")
+    blocks = blocks_of(model)
+    for index, block in _chosen(blocks, config):
+        if type(block) not in _ADAPTED:
+            fitting = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in _ADAPTED)
+            name = f"{type(block).__module__}.{type(block).__name__}"
+            raise ModelError(
+                f"block {index} of {type(model).__name__} is a {name}; adapters fit {fitting}: choose another model."
+            )
+    for _, block in _chosen(blocks, config):
+        like = block.norm1.weight
+        width = like.shape[0]
+        adapter = Adapter(width, config, device=like.device, dtype=like.dtype).train(block.training)
+        block.__class__ = _ADAPTED[type(block)]
+        block.adapter = adapter
+    model.pad_config = config  # type: ignore[assignment]
+    return model
+
+
+def _chosen(blocks: list[nn.Module], config: PadConfig) -> list[tuple[int, Any]]:
+    """(index, block) of the blocks that ``config`` adapts."""
+    if config.blocks is None:
+        return list(enumerate(blocks))
+    outside = [index for index in config.blocks if not 0 <= index < len(blocks)]
+    if outside:
+        raise ModelError(f"blocks names {outside}; this model has blocks 0 to {len(blocks) - 1}.")
+    return [(index, blocks[index]) for index in sorted(config.blocks)]
+
+
+def detach_adapters(model: nn.Module) -> nn.Module:
+    """Take the adapters off in place: the model is the plain timm model again. Returns it."""
+    for block in adapted_blocks(model):
+        del block.adapter
+        block.__class__ = block.plain
+    if hasattr(model, "pad_config"):
+        del model.pad_config
+    return model
+
+
+@contextmanager
+def adapters_enabled(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Inside, adapters are on or off; off, the model is the base model bit for bit."""
+    blocks = adapted_blocks(model)
+    before = [block.adapter.enabled for block in blocks]
+    for block in blocks:
+        block.adapter.enabled = enabled
+    try:
+        yield
+    finally:
+        for block, value in zip(blocks, before, strict=True):
+            block.adapter.enabled = value
+
+
+def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, parameter) of every adapter parameter, scale predictors and learnable scales included."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if ADAPTER in name)
+
+
+def scale_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, parameter) of what sets the scales: the predictors (patchwise) or the scalars (learnable)."""
+    ends = (".scale", ".scale_predictor.weight")
+    return ((name, parameter) for name, parameter in adapter_parameters(model) if name.endswith(ends))
+
+
+def count_adapter_parameters(model: nn.Module) -> int:
+    """Number of adapter parameters: 1,226,496 for ViT-B with the default ``PadConfig`` (the paper's 1.23 M)."""
+    return sum(parameter.numel() for _, parameter in adapter_parameters(model))
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' tensors under the model's names, ``blocks.<i>.adapter.*``."""
+    return {name: tensor for name, tensor in model.state_dict().items() if ADAPTER in name}
+
+
+def trunk_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """All other tensors, under timm's names: what a plain timm model of the same architecture loads."""
+    return {name: tensor for name, tensor in model.state_dict().items() if ADAPTER not in name}
+
+
+@contextmanager
+def recorded_scales(model: nn.Module) -> Iterator[None]:
+    """Inside, each forward keeps its scales on the device, for ``mean_scales`` and ``token_scales``.
+
+    Nothing is read from the device; the record of the last forward stays readable after the block.
+    """
+    blocks = adapted_blocks(model)
+    for block in blocks:
+        block.adapter.recording = True
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.adapter.recording = False
+
+
+def token_scales(model: nn.Module) -> list[Tensor]:
+    """Scales of the last recorded forward, one tensor a block: (b, n, 1) patchwise, else (1,). Empty if none."""
+    return [block.adapter.last_scales for block in adapted_blocks(model) if block.adapter.last_scales is not None]
+
+
+def mean_scales(model: nn.Module) -> Tensor | None:
+    """Mean scale of each adapted block, (blocks,) float32 on the model's device; None before a recorded forward."""
+    scales = token_scales(model)
+    return torch.stack([scale.float().mean() for scale in scales]) if scales else None
+
+
+
+def trunk_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of the trunk's tensors, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trunk_state_dict(model).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_adapters(model: nn.Module, path: str | Path) -> Path:
+    """Write the adapters alone: ``PATH`` (safetensors) and beside it ``.json`` with their configuration and base.
+
+    Raises ``ModelError`` for a model without adapters.
+    """
+    if not has_adapters(model):
+        raise ModelError("this model has no adapters to save; attach_adapters(model) first.")
+    path = Path(path).with_suffix(".safetensors")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
+    description = {
+        "format": 1,
+        "config": asdict(model.pad_config),  # type: ignore[arg-type]
+        "parameters": count_adapter_parameters(model),
+        "base": {"class": type(model).__name__, "blocks": len(blocks_of(model)), "sha256": trunk_hash(model)},
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+    write_json(path.with_suffix(".json"), description)
+    return path
+
+
+def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load what ``save_adapters`` wrote into a timm ViT with the same trunk; attaches adapters if it has none.
+
+    Raises ``WeightsError`` if the files are absent or unreadable, or were trained on another trunk: adapters learn
+    corrections to one trunk's features and mean nothing on another's.
+    """
+    path = Path(path)
+    path = path / "adapter.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
+    try:
+        tensors = load_file(path)
+        description = json.loads(path.with_suffix(".json").read_text())
+        config, base = PadConfig(**description["config"]), description["base"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} and its .json are not a readable adapter ({type(error).__name__}); give a folder of a finished run."
+        ) from error
+    found = trunk_hash(model)
+    if found != base["sha256"]:
+        raise WeightsError(
+            f"{path} was trained on a {base['class']} with other weights (base {base['sha256'][:12]}, this one "
+            f"{found[:12]}); load it onto the model and initial weights that its run used."
+        )
+    if has_adapters(model) and model.pad_config != config:
+        raise WeightsError(f"{path} holds adapters of {config}, this model has {model.pad_config}; detach them first.")
+    if not has_adapters(model):
+        attach_adapters(model, config)
+    expected = adapter_state_dict(model)
+    if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
+        raise WeightsError(f"{path} does not hold the tensors its .json announces; get it again.")
+    model.load_state_dict(tensors, strict=False)
+    return model
+
+
+def trunk_hash(model: nn.Module) -> str:
+    """SHA-256 over the trunk's blocks and final norm: which weights the adapters belong to.
+
+    Position and patch embeddings are left out, because they change with the image size and the number of channels.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trunk_state_dict(model).items()):
+        if name.startswith(("blocks.", "norm.")):
+            digest.update(name.encode())
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_base(model: nn.Module) -> dict[str, Any]:
+    """What an adapter needs from its base model, as JSON values: timm's name, width, depth, input, trunk hash."""
+    embed: Any = model.patch_embed
+    size = embed.img_size
+    return {
+        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture"),  # type: ignore[union-attr]
+        "embed_dim": blocks_of(model)[0].norm1.weight.shape[0],  # type: ignore[union-attr, index]
+        "depth": len(blocks_of(model)),
+        "image_size": list(size) if size else None,
+        "in_chans": embed.proj.in_channels,
+        "trunk_sha256": trunk_hash(model),
+    }
+
+
+def save_adapters(model: nn.Module, path: str | Path, *, init: str | None = None) -> Path:
+    """Write the adapters to ``path`` (a folder, or a file ``*.safetensors``), with ``adapter.json`` beside it.
+
+    The JSON names base model, trunk hash and ``PadConfig``; ``init``, where the trunk's weights came from, lets
+    ``load_encoder`` find them again. The same text is in the safetensors metadata. Returns the weights' path. Raises
+    ``ModelError`` without adapters and ``OutputError``.
+    """
+    from safetensors.torch import save
+
+    if not has_adapters(model):
+        raise ModelError("this model has no adapters to save; call attach_adapters(model) and train them first.")
+    record = {
+        "format": "pad-adapter/1",
+        "config": asdict(config_of(model)),
+        "parameters": count_adapter_parameters(model),
+        "init": init,
+        **describe_base(model),
+    }
+    file = _adapter_file(Path(path))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
+    write_bytes(file, save(tensors, {"pad": json.dumps(record, sort_keys=True)}))
+    write_json(file.with_suffix(".json"), record)
+    return file
+
+
+def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
+    """Attach the adapters saved at ``path`` to ``model``, or fill those it has; returns the model.
+
+    Raises ``WeightsError`` if they were trained on another base (width, depth, trunk weights) or with another
+    ``PadConfig`` than the model's adapters, or cannot be read; the model is unchanged then.
+    """
+    from pad.encoders.files import read_weights
+
+    file = _adapter_file(Path(path))
+    state, metadata = read_weights(file)
+    record = read_record(file, metadata)
+    _check_base(model, record, file)
+    try:
+        config = PadConfig(**record["config"])
+        names = set(_expected_names(model, config))
+    except (ModelError, TypeError, KeyError) as error:
+        raise WeightsError(f"{file} does not fit this model: {error}") from error
+    if has_adapters(model) and config_of(model) != config:
+        raise WeightsError(f"{file} holds adapters of {config}, the model has {config_of(model)}; attach these instead.")
+    if names != set(state):
+        odd = sorted(names ^ set(state))[0]
+        raise WeightsError(f"{file} does not hold the adapters its description names, see {odd}; save them again.")
+    if not has_adapters(model):
+        attach_adapters(model, config)
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def read_record(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The description of saved adapters: ``adapter.json`` beside the file, else the safetensors metadata."""
+    description = file.with_suffix(".json")
+    try:
+        text = description.read_text() if description.is_file() else metadata["pad"]
+        record = json.loads(text)
+        if record["format"] != "pad-adapter/1":
+            raise ValueError(record["format"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{file} has no description of its adapters ({description.name}); keep the two files together."
+        ) from error
+    return dict(record)
+
+
+def config_of(model: nn.Module) -> PadConfig:
+    """The ``PadConfig`` of the attached adapters."""
+    config: PadConfig = model.pad_config  # type: ignore[assignment]
+    return config
+
+
+def _adapter_file(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path / ADAPTER_FILE
+
+
+def _check_base(model: nn.Module, record: dict[str, Any], file: Path) -> None:
+    base = describe_base(model)
+    for key, what in (("embed_dim", "width"), ("depth", "depth")):
+        if record.get(key) != base[key]:
+            raise WeightsError(
+                f"{file} was trained on a model of {what} {record.get(key)} ({record.get('model')}), this one has "
+                f"{what} {base[key]}; create that model instead."
+            )
+    if record.get("trunk_sha256") and record["trunk_sha256"] != base["trunk_sha256"]:
+        raise WeightsError(
+            f"{file} was trained on other weights of {record.get('model')} (trunk {record['trunk_sha256'][:12]}) than "
+            f"this model holds ({base['trunk_sha256'][:12]}); load {record.get('init') or 'those weights'} first."
+        )
+
+
+def _expected_names(model: nn.Module, config: PadConfig) -> Iterator[str]:
+    with torch.device("meta"):
+        names = list(Adapter(4, config).state_dict())
+    for index, _ in _chosen(blocks_of(model), config):
+        yield from (f"blocks.{index}{ADAPTER}{name}" for name in names)

@@ -1,0 +1,76 @@
+"""Weights from files: safetensors, and torch files without ever running code from a pickle."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from msip.errors import WeightsError
+
+State: TypeAlias = dict[str, Tensor]
+
+# what published checkpoints carry beside tensors; a Namespace only holds values (MAE and PAD training checkpoints)
+_HARMLESS = [argparse.Namespace]
+_NESTS = ("model", "state_dict", "module")
+
+
+def read_weights(path: Path) -> tuple[State, dict[str, str]]:
+    """Tensors by name, on the CPU, and the safetensors metadata (empty for torch files).
+
+    Raises ``WeightsError`` for a file that is missing, damaged, without tensors, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give the path of a checkpoint, e.g. a .safetensors or .pth file.")
+    state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
+    if not state:
+        raise WeightsError(f"{path} holds no tensors by name; give a checkpoint that holds a model's state_dict.")
+    return state, metadata
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}); download or save it again.") from error
+
+
+def _read_torch(path: Path) -> State:
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is not a file of plain tensors ({_wanted(error)}); nothing of it was run: convert it to "
+            "safetensors where it is trusted, or get it from its publisher again."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} cannot be read as a torch file ({reason:.120}); download it again.") from error
+    return _tensors(content)
+
+
+def _wanted(error: Exception) -> str:
+    """What a refused pickle asked for, from torch's long message."""
+    text = str(error)
+    for mark in ("Unsupported global: GLOBAL ", "Unsupported operand ", "Unsupported class "):
+        if mark in text:
+            return f"its pickle wants {text.split(mark, 1)[1].split()[0]}"
+    return "its pickle wants more than tensors"
+
+
+def _tensors(content: Any) -> State:
+    """The dict of tensors in a checkpoint, out of the nests it is usually saved in."""
+    while isinstance(content, dict):
+        nest = next((name for name in _NESTS if isinstance(content.get(name), dict)), None)
+        if nest is None:
+            return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        content = content[nest]
+    return {}

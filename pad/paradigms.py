@@ -1,0 +1,122 @@
+"""What trains. Each paradigm is a function from parameter names to yes or no, and perhaps a learning-rate scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from msip.errors import RunError
+from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_parameters
+from pad.methods.base import Method
+
+ENCODER = "encoder."
+
+
+def _head_trains(method: Method, name: str) -> bool:
+    return not name.startswith(ENCODER)
+
+
+def _pad_trains(method: Method, name: str) -> bool:
+    """Adapters, and the head but for what the method freezes with them (MAE: ``decoder_embed``, as the reference)."""
+    if name.startswith(ENCODER):
+        return ADAPTER in name
+    return not name.startswith(method.frozen_with_adapters) if method.frozen_with_adapters else True
+
+
+def _all_train(method: Method, name: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Paradigm:
+    """``trains(method, parameter name)``; whether it needs adapters; whether learning rates fall with depth."""
+
+    trains: Callable[[Method, str], bool]
+    adapters: bool = False
+    layered: bool = False
+
+
+PARADIGMS: dict[str, Paradigm] = {
+    "pad": Paradigm(_pad_trains, adapters=True),
+    "continual": Paradigm(_all_train),
+    "layer-decay": Paradigm(_all_train, layered=True),
+    "scratch": Paradigm(_all_train),
+    "frozen": Paradigm(_head_trains),
+}
+"""``--paradigm``: PAD; full pre-training from given weights, flat or with layer-wise decay, or from nothing; head only."""
+
+
+def apply_paradigm(
+    method: Method, paradigm: str, *, weight_decay: float = 0.05, layer_decay: float = 0.7
+) -> list[dict[str, Any]]:
+    """Freeze what does not train, then make the optimizer's groups of what does.
+
+    Weight decay on every tensor of two or more dimensions, adapters, scale predictors, class and mask token included,
+    and on nothing else, as the reference (timm 0.3.2 ``add_weight_decay``).
+
+    Args:
+        method: its parameters' ``requires_grad`` is set.
+        paradigm: a key of ``PARADIGMS``.
+        weight_decay: of AdamW.
+        layer_decay: with ``layer-decay``: learning-rate factor per block, counted from the top.
+
+    Returns:
+        Parameter groups with ``lr_scale``.
+
+    Raises:
+        RunError: an unknown paradigm, or one that needs adapters on an encoder without.
+    """
+    if paradigm not in PARADIGMS:
+        raise RunError(f"there is no paradigm {paradigm!r}; choose one of {', '.join(PARADIGMS)}.")
+    chosen = PARADIGMS[paradigm]
+    if chosen.adapters != has_adapters(method.encoder):
+        have = "has" if has_adapters(method.encoder) else "has no"
+        raise RunError(f"--paradigm {paradigm}: the encoder {have} adapters; attach them for `pad` and for it alone.")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        parameter.requires_grad_(chosen.trains(method, name))
+        if not parameter.requires_grad:
+            parameter.grad = None
+            continue
+        decay = weight_decay if parameter.ndim >= 2 else 0.0
+        scale = layer_scale(method, name, layer_decay) if chosen.layered else 1.0
+        groups.setdefault((decay, scale), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in groups.items()
+    ]
+
+
+def layer_scale(method: Method, name: str, layer_decay: float) -> float:
+    """Learning-rate factor of a parameter: ``layer_decay`` to the number of layers above it.
+
+    Ids as the reference's ``util/lr_decay.py``: 0 for embeddings, i + 1 for block i, one more for all the rest.
+    """
+    top = len(blocks_of(method.encoder)) + 1
+    inner = name.removeprefix(ENCODER)
+    if not name.startswith(ENCODER):
+        layer = top
+    elif inner.startswith("blocks."):
+        layer = int(inner.split(".")[1]) + 1
+    else:
+        layer = 0 if inner.startswith(("patch_embed", "cls_token", "reg_token", "pos_embed")) else top
+    return float(layer_decay ** (top - layer))
+
+
+def scales_frozen_at(epoch: int, epochs: int, fraction: float) -> bool:
+    """Whether the scale predictors are frozen in ``epoch`` (from 0): up to and including round(fraction * epochs).
+
+    For 100 epochs and 0.6 that is epochs 0 to 60, one more than 60 %, as the reference does; 0 never freezes.
+    """
+    return fraction > 0 and epoch <= round(fraction * epochs)
+
+
+def set_scales_frozen(method: Method, frozen: bool) -> None:
+    """Stop or let train the scale predictors; without a gradient AdamW neither moves nor decays them."""
+    for _, parameter in scale_parameters(method.encoder):
+        parameter.requires_grad_(not frozen)
+        if frozen:
+            parameter.grad = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -42,6 +44,9 @@ def run_tasks(function: Callable[[Task], Result], tasks: Iterable[Task], workers
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread_each)
     try:
+        with _without_main():
+            for _ in range(workers):  # each starts a process, as none is idle yet
+                pool.submit(_nothing)
         yield from _bounded(pool, function, iter(tasks), workers * TASKS_IN_FLIGHT)
     except BrokenProcessPool as error:
         raise MsipError(
@@ -50,6 +55,22 @@ def run_tasks(function: Callable[[Task], Result], tasks: Iterable[Task], workers
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start workers without importing the caller's script again: one without a ``__main__`` guard must work too."""
+    main = sys.modules["__main__"]
+    saved = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    try:
+        main.__dict__.update(dict.fromkeys(saved))
+        yield
+    finally:
+        main.__dict__.update(saved)
 
 
 def _bounded(

@@ -116,7 +116,7 @@ def build(
     with _lock(out):
         _refuse_full_disk(report, out)
         tables = [_build_source(plan, out, workers, progress) for plan in plans]
-        manifest = _assemble(out, plans, tables, report, corpus_name)
+        manifest = _assemble(out, plans, tables, report)
         if with_rois:
             manifest = add_rois(
                 manifest, workers=workers, progress=lambda done: progress("RoIs", done, len(manifest))
@@ -244,11 +244,8 @@ def _lock(out: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise OutputError(f"another build is writing to {out}; wait for it, or choose another --out.") from error
-    finally_close = file
-    try:
+    with file:
         yield
-    finally:
-        finally_close.close()
 
 
 def _build_source(plan: Plan, out: Path, workers: int, progress: Progress) -> pa.Table:
@@ -320,9 +317,7 @@ def _drop_dark(plan: Plan, out: Path, workers: int, progress: Progress) -> None:
         number(plan.listing)
 
 
-def _assemble(
-    out: Path, plans: list[Plan], tables: list[pa.Table], report: BuildReport, corpus: str | None
-) -> Manifest:
+def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: BuildReport) -> Manifest:
     """Join the sources' rows, with those of sources that an earlier build left here."""
     parts = {}
     for plan, table in zip(plans, tables, strict=True):
@@ -331,7 +326,7 @@ def _assemble(
     for name, table in _earlier(out, set(parts)).items():
         parts[name] = table
         report.kept[name] = len(table)
-    joined = pa.concat_tables([parts[name] for name in _source_order(parts, corpus)]).cast(SCHEMA).combine_chunks()
+    joined = pa.concat_tables([parts[name] for name in _source_order(parts)]).cast(SCHEMA).combine_chunks()
     if len(joined) == 0:
         raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
     return Manifest(joined, out)
@@ -356,9 +351,9 @@ def _earlier(out: Path, rebuilt: set[str]) -> dict[str, pa.Table]:
     return {name: table.filter(pc.equal(table.column("source"), name)) for name in names if name not in rebuilt}
 
 
-def _source_order(parts: dict[str, pa.Table], corpus: str | None) -> list[str]:
-    """The corpus's order first (MSIP's, where none is given), then the others by name."""
-    order = list(load_corpus(corpus if corpus in ("msip", None) else "msip").sources)
+def _source_order(parts: dict[str, pa.Table]) -> list[str]:
+    """MSIP's order first, then the others by name."""
+    order = list(load_corpus("msip").sources)
     return sorted(parts, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 

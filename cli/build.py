@@ -78,8 +78,16 @@ def build(
 
 def _print_build(report: BuildReport, out: Path) -> None:
     rows = [
-        [part.name, part.seen, part.selected - part.dropped_dark, len(part.problems), part.images, part.expected]
-        + [human_bytes(part.stored_bytes), _notes(part.flags, part.dropped_dark, part.strays)]
+        [
+            part.name,
+            part.seen,
+            part.selected - part.dropped_dark,
+            len(part.problems),
+            part.images,
+            part.expected,
+            human_bytes(part.stored_bytes),
+            _notes(part.flags, part.dropped_dark, part.strays),
+        ]
         for part in report.sources
     ]
     print_table(["source", "raw frames", "selected", "left out", "images", "expected", "size", "notes"], rows)
@@ -94,7 +102,9 @@ def _print_build(report: BuildReport, out: Path) -> None:
             f"{human_bytes(report.free_bytes)} free. Nothing was written."
         )
         return
-    proposals = "" if report.rois is None else f", {report.rois:,} RoIs ({report.rois / max(1, report.images):.1f} an image)"
+    proposals = (
+        "" if report.rois is None else f", {report.rois:,} RoIs ({report.rois / max(1, report.images):.1f} an image)"
+    )
     print_line(f"\n{report.images:,} images{proposals} in {out / 'manifest.parquet'}")
     if report.kept:
         print_line("Kept from earlier builds: " + ", ".join(f"{name} ({n:,})" for name, n in report.kept.items()))
@@ -135,7 +145,9 @@ def verify(out: Out, workers: Workers = cores(), as_json: Json = False) -> None:
         print_line(f"  {difference.source}: {difference.images:,} images, {difference.expected:,} expected: {causes}")
     for source, count in report.left_out.items():
         print_line(f"  {source}: {count} raw frames were left out by the build (see build.json)")
-    print_line(f"{report.images:,} images checked: {'all as the manifest says' if report.ok else 'NOT as they should be'}.")
+    print_line(
+        f"{report.images:,} images checked: {'all as the manifest says' if report.ok else 'NOT as they should be'}."
+    )
     if report.missing or report.damaged:
         print_line("Run the same `msip build` again: missing files are restored; delete damaged ones first.")
     raise typer.Exit(0 if report.ok else 1)

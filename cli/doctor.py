@@ -45,7 +45,7 @@ def _opencv_clash() -> str:
     extra = [name for name in flavours if not _version(name).startswith("not")]
     if not extra:
         return "none"
-    return f"{', '.join(extra)} overwrites files of opencv-python-headless; pip uninstall {' '.join(extra)}, then reinstall it"
+    return f"{' '.join(extra)} overwrites files of opencv-python-headless; uninstall it, then reinstall the latter"
 
 
 def _gpu() -> str:

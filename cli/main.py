@@ -18,7 +18,7 @@ from .sources import sources
 
 app = typer.Typer(
     name="msip",
-    help="Data and pre-training for infrared vision: build MSIP or your own data set, look at it, train adapters on it.",
+    help="Data and pre-training for infrared vision: build MSIP or your own data set, train adapters on it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

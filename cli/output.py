@@ -57,7 +57,9 @@ class StageBars:
         if stage != self.stage:
             self.close()
             self.stage = stage
-            self.bar = tqdm(total=total, desc=f"{stage:<28}", unit="img", disable=self.quiet or None, dynamic_ncols=True)
+            self.bar = tqdm(
+                total=total, desc=f"{stage:<28}", unit="img", disable=self.quiet or None, dynamic_ncols=True
+            )
         if self.bar is not None:
             self.bar.update(done)
 

@@ -80,6 +80,8 @@ def export_crops(
     if as_json:
         print_json(vars(report))
         return
-    print_line(f"{report.crops:,} crops of {report.images:,} images in {to} ({report.without_crops:,} images gave none).")
+    print_line(
+        f"{report.crops:,} crops of {report.images:,} images in {to} ({report.without_crops:,} images gave none)."
+    )
     if report.crops:
         print_line(f"Look at {to / SHEET_NAME}.")

@@ -70,6 +70,10 @@ class TooLargeFrame(FrameError):
     kind = "too_large"
 
 
+class ImageError(MsipError):
+    """An array given as an image is of the wrong type or shape."""
+
+
 class WeightsError(MsipError):
     """Weights or adapters do not fit the model, or cannot be read safely."""
 

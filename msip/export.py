@@ -133,8 +133,10 @@ def _export_batch(job: _Job) -> tuple[int, list[dict[str, Any]]]:
         image = read_image(job.root / path, 1 if job.mode == "training" else channels)
         if image is None:
             raise ManifestError(f"{job.root / path} is gone or unreadable; run the build again to restore it.")
-        rows += _export_rois(job, image_id, image, boxes) if job.mode == "rois" else _export_views(
-            job, image_id, image, boxes
+        rows += (
+            _export_rois(job, image_id, image, boxes)
+            if job.mode == "rois"
+            else _export_views(job, image_id, image, boxes)
         )
     return len(job.images), rows
 

@@ -46,7 +46,7 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
             yield temporary
             if sync:
                 sync_file(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             if sync:
                 sync_folder(path.parent)
         except BaseException:

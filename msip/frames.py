@@ -243,7 +243,9 @@ def _layout_message(source: Source, raw: Path, existing: list[Path]) -> str:
     else:
         found = "no folder of that name"
         held = _contents(raw)
-    return f"{source.name}: {found} under {raw} (it holds {held}); expected {expected}, or the same inside {source.name}/."
+    return (
+        f"{source.name}: {found} under {raw} (it holds {held}); expected {expected}, or the same inside {source.name}/."
+    )
 
 
 def _contents(folder: Path) -> str:

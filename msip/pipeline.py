@@ -118,9 +118,7 @@ def build(
         tables = [_build_source(plan, out, workers, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
         if with_rois:
-            manifest = add_rois(
-                manifest, workers=workers, progress=lambda done: progress("RoIs", done, len(manifest))
-            )
+            manifest = add_rois(manifest, workers=workers, progress=lambda done: progress("RoIs", done, len(manifest)))
             report.rois = _count_rois(manifest)
         if roi_txt:
             write_roi_txt(manifest)
@@ -159,7 +157,7 @@ def _plan_folder(
 ) -> Plan:
     listing = list_folder(folder, exclude=out)
     name = name or folder.resolve().name
-    if not name or name in (".", "..", ".msip") or any(sign in name for sign in '/\\\0'):
+    if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
         raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
     recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
     return Plan(recipe, listing, SourceReport(name))
@@ -300,7 +298,10 @@ def _drop_dark(plan: Plan, out: Path, workers: int, progress: Progress) -> None:
     rows = ledger.index(table)
     sizes, mtimes = table.column("raw_bytes").to_pylist(), table.column("raw_mtime_ns").to_pylist()
     paths = [frame.source_path for frame in plan.listing.frames]
-    known = [(path in rows and (sizes[rows[path]], mtimes[rows[path]]) == stat) for path, stat in zip(paths, plan.stats, strict=True)]
+    known = [
+        (path in rows and (sizes[rows[path]], mtimes[rows[path]]) == stat)
+        for path, stat in zip(paths, plan.stats, strict=True)
+    ]
     stage, total = f"{plan.name} (dark filter)", len(paths)
     progress(stage, sum(known), total)
     todo = [index for index, is_known in enumerate(known) if not is_known]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,9 +131,7 @@ def _read(path: Path) -> bytes:
         raise BrokenFrame(f"cannot be read: {error.strerror}") from error
 
 
-def _row(
-    frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe
-) -> dict[str, Any]:
+def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe) -> dict[str, Any]:
     mean, std = radiometry.image_statistics(stored.grey)
     height, width = stored.grey.shape
     return {
@@ -205,11 +202,10 @@ def _render_transformed(raw: radiometry.RawFrame, data: bytes, recipe: Recipe, f
         steps.append(f"crop {recipe.crop_px}px")
     if recipe.grey:
         steps.append("grey")
-    as_jpeg = raw.container == "jpeg" and recipe.jpeg_quality is not None
-    extension = ".jpg" if as_jpeg else ".png"
-    options = [cv2.IMWRITE_JPEG_QUALITY, recipe.jpeg_quality] if as_jpeg else []
+    quality = recipe.jpeg_quality if raw.container == "jpeg" else None
+    extension, options = (".png", []) if quality is None else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     encoded = _encode(extension, pixels, options)
-    grey = radiometry.to_grey(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED))
+    grey = radiometry.to_grey(np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)))
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     return Stored(encoded, extension, grey, channels, _joined(*steps), tuple(flags))
 
@@ -277,7 +273,7 @@ def peak_batch(batch: Batch) -> list[dict[str, Any]]:
 def file_stat(path: Path) -> tuple[int, int]:
     """(bytes, mtime in ns) of a raw file; zeros when it vanished, which the worker then reports."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns

@@ -60,9 +60,7 @@ class SourceReport:
             "dropped_dark": self.dropped_dark,
             "sequences": self.sequences,
             "strays": dict(sorted(self.strays.items())),
-            "problems": [
-                {"source_path": path, "kind": kind, "reason": reason} for path, kind, reason in self.problems
-            ],
+            "problems": [{"source_path": path, "kind": kind, "reason": reason} for path, kind, reason in self.problems],
             "flags": self.flags,
             "stored_bytes": self.stored_bytes,
             "causes": self.causes,
@@ -104,9 +102,7 @@ class BuildReport:
             "dry_run": self.dry_run,
             "needed_bytes": self.needed_bytes,
             "kept": self.kept,
-            "sources": {
-                source.name: source.as_dict() | {"done_before": source.done_before} for source in self.sources
-            },
+            "sources": {source.name: source.as_dict() | {"done_before": source.done_before} for source in self.sources},
         }
 
 
@@ -131,8 +127,12 @@ def likely_causes(report: SourceReport, stride: int, sequences: int | None) -> l
         if report.dropped_dark:
             causes.append(f"{report.dropped_dark} dark frames were dropped by the filter")
         if sequences is None or report.sequences == sequences:
-            causes.append(f"{report.seen} raw frames found: the raw tree is a part of the source, or not fully extracted")
+            causes.append(
+                f"{report.seen} raw frames found: the raw tree is a part of the source, or not fully extracted"
+            )
     elif missing < 0:
         rule = f" (every {stride}th is taken)" if stride > 1 else ""
-        causes.append(f"{report.seen} raw frames found{rule}: a newer release, or files of another split lie among them")
+        causes.append(
+            f"{report.seen} raw frames found{rule}: a newer release, or files of another split lie among them"
+        )
     return causes

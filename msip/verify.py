@@ -64,9 +64,7 @@ class VerifyReport:
         }
 
 
-def verify(
-    out: str | Path, *, workers: int = 2, progress: Callable[[int], None] = lambda done: None
-) -> VerifyReport:
+def verify(out: str | Path, *, workers: int = 2, progress: Callable[[int], None] = lambda done: None) -> VerifyReport:
     """Check every stored file against the manifest, and the counts against the corpus of the build.
 
     Args:

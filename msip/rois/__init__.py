@@ -1,0 +1,77 @@
+"""Regions of interest by selective search, exactly as PAD's preprocessing finds them, in about a fortieth of the time.
+
+The reference is PAD's ``roi.py`` on the package ``selectivesearch`` 0.4 with scikit-image's ``felzenszwalb``: for the
+same image, the labels, the ordered list of regions and the boxes kept are identical (x86-64; where edges of exactly
+equal cost decide, the reference itself depends on the processor: see ``tie_order``).
+
+The first call in a process loads compiled code (about a second; on a machine's first run, it is compiled for half a
+minute). The functions release the interpreter lock and keep one workspace per thread, bounded by 65 bytes per pixel
+and 8 more per channel (one if all channels are equal), of which about 35 are touched; workspaces of
+images above 4 million pixels are given back after use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from msip.rois.search import TieOrder
+
+__all__ = ["regions", "segment", "selective_search", "warm_up"]
+
+
+def selective_search(
+    image: np.ndarray,
+    *,
+    scale: float = 600,
+    sigma: float = 0.9,
+    min_size: int = 30,
+    filtered: bool = True,
+    tie_order: TieOrder = "index",
+) -> np.ndarray:
+    """Boxes of an image's regions: int32 (n, 5), the columns x, y, width, height and area, in pixels.
+
+    image: uint8 (h, w) or (h, w, 3) in the order cv2 gives. Rows are in region order and no box comes twice (the first
+    region wins). ``area`` is the region's pixel count; width and height are max - min, without + 1, as in the
+    reference. With ``filtered`` only what the reference keeps is returned: area >= 600, width and height >= 40, the
+    longer side at most three times the shorter.
+
+    ``tie_order="index"`` handles edges of equal cost in (direction, pixel) order on every machine; ``"numpy"`` in the
+    order ``np.argsort`` happens to give on this one, as scikit-image does (slower; for comparisons with it).
+
+    Raises :class:`msip.errors.ImageError` for another type or shape.
+    """
+    from msip.rois.search import all_regions, choose, first_of_each_box
+
+    rows = all_regions(image, scale, sigma, min_size, tie_order)
+    return first_of_each_box(choose(rows) if filtered else rows)
+
+
+def regions(
+    image: np.ndarray, *, scale: float = 600, sigma: float = 0.9, min_size: int = 30, tie_order: TieOrder = "index"
+) -> np.ndarray:
+    """All regions in order of their number, segments first: int32 (n, 5) as :func:`selective_search`, nothing dropped."""
+    from msip.rois.search import all_regions
+
+    return all_regions(image, scale, sigma, min_size, tie_order)
+
+
+def segment(
+    image: np.ndarray, *, scale: float = 600, sigma: float = 0.9, min_size: int = 30, tie_order: TieOrder = "index"
+) -> np.ndarray:
+    """Felzenszwalb segments: int32 labels (h, w), numbered 0, 1, ... in raster order of first appearance."""
+    from msip.rois.search import segment_image
+
+    return segment_image(image, scale, sigma, min_size, tie_order)
+
+
+def warm_up() -> None:
+    """Compile, or load from the cache, everything for grey and three-channel images; call it before starting workers."""
+    import numpy as np
+
+    grey = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    colour = np.stack([grey, grey[::-1], grey.T], axis=2)
+    for image in (grey, colour):
+        selective_search(image, min_size=5, scale=50)

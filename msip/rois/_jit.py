@@ -1,0 +1,23 @@
+"""One way to compile the hot loops: exact arithmetic, no interpreter lock, cached where the disk allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def exact_jit(function: Function) -> Function:
+    """Compile ``function`` with IEEE arithmetic as written (no ``fastmath``, so no contraction and no re-association).
+
+    The machine code is cached beside the module or in numba's user folder; where neither can be written, numba
+    refuses at decoration time, and the function is then compiled anew in each process instead.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)

@@ -1,0 +1,83 @@
+"""The command line as a person uses it: exit codes, one sentence, JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
+
+
+def msip(*arguments, code=0):
+    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "frames"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        image = cv2.resize(rng.integers(20, 220, (6, 8), np.uint8), (128, 96), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+    return folder
+
+
+def test_build_verify_rois_export(frames):
+    out = frames.parent / "out"
+    dry = json.loads(msip("build", "--folder", frames, "--out", out, "--dry-run", "--json").stdout)
+    assert dry["dry_run"] and dry["images"] == 6 and not out.exists()
+    summary = json.loads(msip("build", "--folder", frames, "--out", out, "--no-rois", "--json").stdout)
+    assert summary["images"] == 6 and summary["rois"] is None
+    assert json.loads(msip("rois", out, "--json").stdout)["images"] == 6
+    assert "all as the manifest says" in msip("verify", out).stdout
+    crops = json.loads(msip("export-crops", out, "--to", frames.parent / "to", "--mode", "training", "--json").stdout)
+    assert crops["crops"] == 6
+    (out / "frames/thermal/3.png").write_bytes(b"")
+    assert "damaged: frames/thermal/3.png" in msip("verify", out, code=1).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "--raw", "nowhere", "--out", "o"], "does not exist"),
+        (["build", "--out", "o"], "--raw"),
+        (["build", "--raw", ".", "--out", "o", "--source", "llvp"], "llvip"),
+        (["verify", "nowhere"], "no manifest"),
+        (["rois", "nowhere"], "no manifest"),
+        (["export-crops", "nowhere", "--to", "t"], "no manifest"),
+        (["sources", "--corpus", "nope"], "no corpus"),
+        (["pretrain", "--data", "nowhere", "--out", "r"], "manifest"),
+    ],
+)
+def test_mistakes_leave_with_code_2_and_one_sentence(arguments, words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_ANYWHERE, str(ROOT), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_lists_the_corpus():
+    text = msip("sources").stdout
+    assert "178,756" in text and "lasher" in text and "52,925" in text
+
+
+def test_training_imports_without_fiftyone():
+    code = "import sys; sys.modules['fiftyone'] = None; import pad.pretrain, msip.pipeline"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    light = "import sys, msip; msip.Manifest; assert 'torch' not in sys.modules and 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=True)

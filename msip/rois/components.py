@@ -10,8 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from msip.rois._jit import exact_jit
+from msip.rois.edges import (
+    INDEX_BITS,
+    PIXEL_BITS,
+    PIXEL_MASK,
+    edge_ends,
+    make_word,
+    pixel_distance,
+    word_key,
+)
 from msip.rois.ordering import comes_before, pop, push
-from msip.rois.edges import INDEX_BITS, edge_ends, make_word, pixel_distance, word_cost, word_key, PIXEL_BITS, PIXEL_MASK
 
 
 @exact_jit
@@ -141,9 +149,9 @@ def grow(
     words[:total]: the open edges in order. Returns counts (edges handled, joins, rejections, edges reopened).
     """
     i = 0
-    state=np.zeros(3,np.int64)
-    stack=np.empty(4096,np.uint64)
-    cell=np.empty(1)
+    state = np.zeros(3, np.int64)
+    stack = np.empty(4096, np.uint64)
+    cell = np.empty(1)
     joins, rejections, reopened = 0, 0, 0
     while i < total or state[0] > 0:
         if state[0] > 0 and (i >= total or comes_before(heap[0], words[i], smoothed, width)):
@@ -157,18 +165,20 @@ def grow(
         a, b = find(parent, p), find(parent, q)
         if a == b:
             continue
-        ta,tb=threshold[a],threshold[b]
+        ta, tb = threshold[a], threshold[b]
         cost = pixel_distance(smoothed, p, q)
-        if cost < min(ta,tb):
+        if cost < min(ta, tb):
             a = join(parent, size, a, b)
             threshold[a] = np.float32(cost + k / np.float64(size[a]))
             joins += 1
         else:
-            if cost>=ta: threshold[a]=np.float32(-1)
-            if cost>=tb: threshold[b]=np.float32(-1)
-            _reopen_triangles(word, heap, state, parent, threshold,smoothed, width, open_edges,stack,cell)
+            if cost >= ta:
+                threshold[a] = np.float32(-1)
+            if cost >= tb:
+                threshold[b] = np.float32(-1)
+            _reopen_triangles(word, heap, state, parent, threshold, smoothed, width, open_edges, stack, cell)
             rejections += 1
-    return np.array((reopened,joins, rejections, state[2]))
+    return np.array((reopened, joins, rejections, state[2]))
 
 
 @exact_jit
@@ -205,11 +215,7 @@ def list_small_edges(
             next_column = np.uint64(x + 1 < width)
             root = parent[pixel]
             under = pixel + np.uint64(below)
-            if (
-                root == parent[pixel + next_column]
-                and root == parent[under]
-                and root == parent[under + next_column]
-            ):
+            if root == parent[pixel + next_column] and root == parent[under] and root == parent[under + next_column]:
                 continue
             for direction in range(4):
                 if not (open_edges[pixel] >> np.uint8(direction)) & np.uint8(1):

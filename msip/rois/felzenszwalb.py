@@ -86,9 +86,7 @@ def label_segments(
     return labels, number_components(space.parent[:pixels], numbers, labels.reshape(-1))
 
 
-def _join_in_order(
-    smoothed: np.ndarray, height: int, width: int, k: float, min_size: int, space: Workspace
-) -> None:
+def _join_in_order(smoothed: np.ndarray, height: int, width: int, k: float, min_size: int, space: Workspace) -> None:
     """Both passes in the order (cost, direction, pixel)."""
     pixels = height * width
     parent, size, threshold = space.parent[:pixels], space.size[:pixels], space.threshold[:pixels]

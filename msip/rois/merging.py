@@ -109,9 +109,7 @@ def _take_best(heap: np.ndarray, count: int, similarity: np.ndarray) -> int:
 
 
 @exact_jit
-def _compact(
-    ends: np.ndarray, similarity: np.ndarray, count: int, more: int
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _compact(ends: np.ndarray, similarity: np.ndarray, count: int, more: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Drop the dead pairs (first end -1), keeping the order, with room for as many again and for ``more``."""
     alive = 0
     for pair in range(count):

@@ -146,7 +146,9 @@ def _order_smallest(words: np.ndarray, smoothed: np.ndarray, width: np.uint64, s
 
 
 @exact_jit
-def _order_run(words: np.ndarray, smoothed: np.ndarray, width: np.uint64, scratch: np.ndarray, cell: np.ndarray) -> None:
+def _order_run(
+    words: np.ndarray, smoothed: np.ndarray, width: np.uint64, scratch: np.ndarray, cell: np.ndarray
+) -> None:
     """Order a run of equal keys by the cost bits the key lacks, then direction and pixel: together one 56-bit word."""
     key = words[0] & _KEY_MASK
     before = np.uint64(0)

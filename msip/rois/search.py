@@ -10,7 +10,6 @@ from msip.errors import ImageError
 from msip.rois.edges import MAX_PIXELS
 from msip.rois.features import (
     HISTOGRAM_BINS,
-    VALUE_BINS,
     count_patterns,
     count_values,
     measure_boxes,

@@ -45,7 +45,9 @@ def _open_row(closing: np.ndarray, closing_above: np.ndarray, out: np.ndarray) -
 
 
 @exact_jit
-def _append_inner(bits: np.ndarray, open_row: np.ndarray, x0: int, x1: int, local: int, last: bool, words: np.ndarray, at: np.ndarray) -> None:
+def _append_inner(
+    bits: np.ndarray, open_row: np.ndarray, x0: int, x1: int, local: int, last: bool, words: np.ndarray, at: np.ndarray
+) -> None:
     """Append the words of one row of a tile, columns x0 to x1, to the tile's four lists; pixels counted in the tile."""
     at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
     right, down, down_right, up_right = bits[0], bits[1], bits[2], bits[3]
@@ -64,14 +66,24 @@ def _append_inner(bits: np.ndarray, open_row: np.ndarray, x0: int, x1: int, loca
             at0 += np.uint64(marks & _ONE)
             at1 += np.uint64((marks >> _ONE) & _ONE)
             at2 += np.uint64((marks >> np.uint8(2)) & _ONE)
-            at3 += np.uint64((marks >> np.uint8(3)))
+            at3 += np.uint64(marks >> np.uint8(3))
         words[at1] = make_word(down[x1 - 1], np.uint64(1), np.uint64(local + x1 - 1 - x0))
         at1 += np.uint64((open_row[x1 - 1] >> _ONE) & _ONE)
     at[0], at[1], at[2], at[3] = at0, at1, at2, at3
 
 
 @exact_jit
-def _append_crossing(bits: np.ndarray, costs: np.ndarray, marks: np.uint8, x: int, first: int, width: np.uint64, limit: np.ndarray, pending: np.ndarray, count: int) -> int:
+def _append_crossing(
+    bits: np.ndarray,
+    costs: np.ndarray,
+    marks: np.uint8,
+    x: int,
+    first: int,
+    width: np.uint64,
+    limit: np.ndarray,
+    pending: np.ndarray,
+    count: int,
+) -> int:
     """Send a pixel's edges that leave its tile to the pass over the whole image, and block both ends from their cost on."""
     for direction in range(4):
         if (marks >> np.uint8(direction)) & _ONE:
@@ -161,10 +173,16 @@ def settle_tiles(smoothed, height, width, k, parent, size, threshold, limit, ope
                 _append_inner(bits, open_row, x0, x1, (y - y0) * TILE_WIDTH, last, lists, at[column])
                 if last:
                     for x in range(x0, x1 - 1):
-                        count = _append_crossing(bits, costs, open_row[x] & _NONE_BELOW, x, first, columns, limit, pending, count)
-                    count = _append_crossing(bits, costs, open_row[x1 - 1], x1 - 1, first, columns, limit, pending, count)
+                        count = _append_crossing(
+                            bits, costs, open_row[x] & _NONE_BELOW, x, first, columns, limit, pending, count
+                        )
+                    count = _append_crossing(
+                        bits, costs, open_row[x1 - 1], x1 - 1, first, columns, limit, pending, count
+                    )
                 else:
-                    count = _append_crossing(bits, costs, open_row[x1 - 1] & _NONE_RIGHT, x1 - 1, first, columns, limit, pending, count)
+                    count = _append_crossing(
+                        bits, costs, open_row[x1 - 1] & _NONE_RIGHT, x1 - 1, first, columns, limit, pending, count
+                    )
         # not existing edges count as open from here on: they never come back
         for column in range(n_columns):
             x0 = column * TILE_WIDTH
@@ -175,20 +193,39 @@ def settle_tiles(smoothed, height, width, k, parent, size, threshold, limit, ope
                 counts[direction] = np.int64(at[column, direction]) - starts[direction]
             for y in range(y1 - y0):
                 for c in range(smoothed.shape[0]):
-                    tile_smoothed[c, y * TILE_WIDTH : y * TILE_WIDTH + x1 - x0] = smoothed[c, first + y * width : first + y * width + x1 - x0]
-                tile_limit[y * TILE_WIDTH : y * TILE_WIDTH + x1 - x0] = limit[first + y * width : first + y * width + x1 - x0]
-            for i in range((y1-y0)*TILE_WIDTH):
+                    tile_smoothed[c, y * TILE_WIDTH : y * TILE_WIDTH + x1 - x0] = smoothed[
+                        c, first + y * width : first + y * width + x1 - x0
+                    ]
+                tile_limit[y * TILE_WIDTH : y * TILE_WIDTH + x1 - x0] = limit[
+                    first + y * width : first + y * width + x1 - x0
+                ]
+            for i in range((y1 - y0) * TILE_WIDTH):
                 tile_parent[i] = np.uint32(i)
                 tile_size[i] = np.uint32(1)
                 tile_threshold[i] = np.float32(k)
             total = sort_words(lists, starts, counts, tile_smoothed, np.uint64(TILE_WIDTH), tile_words)
-            count = _settle(tile_words, total, tile_smoothed, k, tile_parent, tile_size, tile_threshold, tile_limit, first, columns, pending, count)
+            count = _settle(
+                tile_words,
+                total,
+                tile_smoothed,
+                k,
+                tile_parent,
+                tile_size,
+                tile_threshold,
+                tile_limit,
+                first,
+                columns,
+                pending,
+                count,
+            )
             for y in range(y1 - y0):
                 for x in range(x1 - x0):
                     local = np.uint64(y * TILE_WIDTH + x)
                     to = np.uint64(first + y * width + x)
                     root = find(tile_parent, local)
-                    parent[to] = np.uint32(np.uint64(first) + (root // np.uint64(TILE_WIDTH)) * columns + root % np.uint64(TILE_WIDTH))
+                    parent[to] = np.uint32(
+                        np.uint64(first) + (root // np.uint64(TILE_WIDTH)) * columns + root % np.uint64(TILE_WIDTH)
+                    )
                     size[to] = tile_size[local]
                     threshold[to] = tile_threshold[local]
     for y in range(height):

@@ -90,8 +90,10 @@ class _Film:
     def grey(self, frame: int = 0) -> NDArray[np.uint8]:
         return self.camera.grey(self.scene.kelvin(frame))
 
-    def visible(self, frame: int = 0) -> NDArray[np.uint8]:
-        return visible(self.scene.kelvin(frame), self._tint)
+    def pair(self, frame: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The infrared frame (h, w) and its visible partner (h, w, 3)."""
+        kelvin = self.scene.kelvin(frame)
+        return self.camera.grey(kelvin), visible(kelvin, self._tint)
 
 
 def _encode(pixels: NDArray[Any], suffix: str = ".jpg", quality: int = 92) -> bytes:
@@ -136,10 +138,10 @@ def _dronevehicle(raw: Path, seed: int, count: int) -> None:
     for split, frames in (("train", count), ("val", 2)):
         base = raw / "DroneVehicle" / split
         for number in range(1, frames + 1):
-            film = _Film("aerial", 640, 512, seed, "dronevehicle", split, number)
+            grey, colour = _Film("aerial", 640, 512, seed, "dronevehicle", split, number).pair()
             stem = f"{number:05d}"
-            _save(base / f"{split}imgr" / f"{stem}.jpg", _with_border(_three(film.grey())), 95)
-            _save(base / f"{split}img" / f"{stem}.jpg", _with_border(film.visible()), 95)
+            _save(base / f"{split}imgr" / f"{stem}.jpg", _with_border(_three(grey)), 95)
+            _save(base / f"{split}img" / f"{stem}.jpg", _with_border(colour), 95)
             for labels in (f"{split}label", f"{split}labelr"):
                 _note(base / labels / f"{stem}.xml", _voc(f"DJI_{number + 300:04d}", (840, 712), 3))
 
@@ -167,8 +169,9 @@ def _llvip_scene(root: Path, split: str, scene: int, frames: int, seed: int) -> 
     film = _Film("yard", 640, 512, seed, "llvip", scene, dark=True)
     for number in range(1, 3 * frames, 3):  # pairs that were registered badly are missing
         name = f"{scene:02d}{number:04d}"
-        _save(root / "infrared" / split / f"{name}.jpg", _three(film.grey(5 * number)), 95)
-        _save(root / "visible" / split / f"{name}.jpg", film.visible(5 * number) // 3, 95)
+        grey, colour = film.pair(5 * number)
+        _save(root / "infrared" / split / f"{name}.jpg", _three(grey), 95)
+        _save(root / "visible" / split / f"{name}.jpg", colour // 3, 95)
         _note(root / "Annotations" / f"{name}.xml", _voc(f"{name}.jpg", (640, 512), 3))
 
 
@@ -258,8 +261,9 @@ def _lasher(raw: Path, seed: int, count: int) -> None:
 def _lasher_sequence(folder: Path, spell: Callable[[str, int], str], length: int, film: _Film) -> None:
     boxes = list(_boxes(film.scene, length))
     for frame in range(length):
-        _save(folder / "infrared" / f"{spell('i', frame)}.jpg", film.grey(frame))
-        _save(folder / "visible" / f"{spell('v', frame)}.jpg", film.visible(frame), 85)
+        grey, colour = film.pair(frame)
+        _save(folder / "infrared" / f"{spell('i', frame)}.jpg", grey)
+        _save(folder / "visible" / f"{spell('v', frame)}.jpg", colour, 85)
     for name, lines in (("infrared.txt", boxes), ("visible.txt", boxes), ("init.txt", boxes[:1])):
         _note(folder / name, "".join(f"{line}\r\n" for line in lines))
 

@@ -1,6 +1,6 @@
 """The patchwise-scale adapter of PAD (arXiv 2312.08192, Fig. 2; casiatao/PAD ``models_mae.py``), on any timm ViT.
 
-With x' the tokens after the attention residual, m the MLP branch and d the bottleneck width, an adapted block computes::
+With x' the tokens after the attention residual, m the MLP branch and d the bottleneck width, a block computes::
 
     h = Up(Dropout(ReLU(Down(LayerNorm(x')))))           Down: D -> d, Up: d -> D, zero at the start
     s = 0.5 | a learnable scalar | sigmoid(W [m; h])     one scale a token, W = 0 at the start
@@ -14,121 +14,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
-from msip.files import atomic_path, write_json
-
-Scale = Literal["patchwise", "learnable", "fixed"]
-Fusion = Literal["concat", "sum", "side", "gside"]
+from msip.files import write_bytes, write_json
+from pad.bottleneck import Adapter, PadConfig
 
 ADAPTER = ".adapter."  # every adapter tensor has this in its name, no trunk tensor has
 ADAPTER_FILE = "adapter.safetensors"
-
-
-@dataclass(frozen=True)
-class PadConfig:
-    """What an adapter is made of; the defaults are the paper's.
-
-    ``down_size``: width d of the bottleneck. ``scale``: one scale per token (``patchwise``), one learnable scalar per
-    block, or ``fixed``. ``fusion``: what the patchwise scale is predicted from: MLP output m and adapter output h side
-    by side (``concat``), their ``sum``, h alone (``side``) or m alone (``gside``). ``scale_init``: the fixed scale, or
-    the learnable one at the start; the patchwise scale starts at sigmoid(0) = 0.5 whatever it is. ``dropout``: on the
-    bottleneck, in training. ``blocks``: indices of the blocks that get an adapter, None = all.
-
-    Raises ``ModelError`` for a value that makes no sense.
-    """
-
-    down_size: int = 64
-    scale: Scale = "patchwise"
-    fusion: Fusion = "concat"
-    scale_init: float = 0.5
-    dropout: float = 0.1
-    blocks: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", tuple(self.blocks))  # a list, as JSON has it, is welcome
-        if not isinstance(self.down_size, int) or self.down_size < 1:
-            raise ModelError(f"down_size is {self.down_size!r}; it must be a whole number of at least 1, e.g. 64.")
-        if self.scale not in get_args(Scale):
-            raise ModelError(f"scale is {self.scale!r}; choose one of {', '.join(get_args(Scale))}.")
-        if self.fusion not in get_args(Fusion):
-            raise ModelError(f"fusion is {self.fusion!r}; choose one of {', '.join(get_args(Fusion))}.")
-        if not math.isfinite(self.scale_init):
-            raise ModelError(f"scale_init is {self.scale_init!r}; it must be a finite number, e.g. 0.5.")
-        if not 0 <= self.dropout < 1:
-            raise ModelError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1, e.g. 0.1.")
-        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) != len(self.blocks)):
-            raise ModelError(f"blocks is {self.blocks!r}; name each adapted block once, or None for all of them.")
-
-
-class Adapter(nn.Module):
-    """One block's adapter: its own LayerNorm (eps 1e-5, as in the reference), the bottleneck, and its scale."""
-
-    def __init__(self, embed_dim: int, config: PadConfig, **factory: Any) -> None:
-        super().__init__()
-        self.fusion = config.fusion
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-5, **factory)
-        self.down = nn.Linear(embed_dim, config.down_size, **factory)
-        self.dropout = nn.Dropout(config.dropout)
-        self.up = nn.Linear(config.down_size, embed_dim, **factory)
-        self.scale_predictor: nn.Linear | None = None
-        if config.scale == "patchwise":
-            width = 2 * embed_dim if config.fusion == "concat" else embed_dim
-            self.scale_predictor = nn.Linear(width, 1, bias=False, **factory)
-        elif config.scale == "learnable":
-            self.scale = nn.Parameter(torch.full((1,), config.scale_init, **factory))
-        else:
-            self.register_buffer("scale", torch.full((1,), config.scale_init, **factory))
-        self.enabled = True
-        self.recording = False
-        self.last_scales: Tensor | None = None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as the reference: Up and the scale predictor zero, so that the model starts as the base model."""
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-        if self.scale_predictor is not None:
-            nn.init.zeros_(self.scale_predictor.weight)
-
-    def forward(self, x: Tensor, mlp_output: Tensor) -> Tensor:
-        """The scaled branch s * h, (b, n, D), for block tokens x' (b, n, D) and MLP branch m (b, n, D)."""
-        hidden = torch.relu(self.down(self.norm(x)))
-        adapted = self.up(self.dropout(hidden))
-        scales = self.scales(mlp_output, adapted)
-        if self.recording:
-            self.last_scales = scales.detach()
-        return scales * adapted
-
-    def scales(self, mlp_output: Tensor, adapted: Tensor) -> Tensor:
-        """The scale of each token, (b, n, 1), or the block's one scale, (1,)."""
-        if self.scale_predictor is None:
-            return self.scale
-        return torch.sigmoid(self.scale_predictor(self.fused(mlp_output, adapted)))
-
-    def fused(self, mlp_output: Tensor, adapted: Tensor) -> Tensor:
-        """What the scale predictor sees: (b, n, 2D) for ``concat``, else (b, n, D)."""
-        if self.fusion == "concat":
-            return torch.cat((mlp_output, adapted), dim=-1)
-        if self.fusion == "sum":
-            return mlp_output + adapted
-        return adapted if self.fusion == "side" else mlp_output
+RECORD_FORMAT = "pad-adapter/1"
 
 
 class _SecondHalf:
@@ -177,7 +82,7 @@ class _Adapted(nn.Module):
         """timm's forward of this block, on the block itself or, with the adapter on, on its second-half view."""
         if not self.adapter.enabled:
             return self.plain.forward(self, x, *args, **kwargs)
-        return self.plain.forward(_SecondHalf(self), x, *args, **kwargs)  # type: ignore[arg-type]
+        return self.plain.forward(_SecondHalf(self), x, *args, **kwargs)
 
 
 class AdaptedBlock(_Adapted, Block):
@@ -280,7 +185,7 @@ def detach_adapters(model: nn.Module) -> nn.Module:
     """Take the adapters off in place: the model is the plain timm model again. Returns it."""
     for block in adapted_blocks(model):
         del block.adapter
-        block.__class__ = block.plain
+        block.__class__ = block.plain  # type: ignore[assignment]
     if hasattr(model, "pad_config"):
         del model.pad_config
     return model
@@ -353,70 +258,6 @@ def mean_scales(model: nn.Module) -> Tensor | None:
     return torch.stack([scale.float().mean() for scale in scales]) if scales else None
 
 
-
-def trunk_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of the trunk's tensors, whatever device they are on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(trunk_state_dict(model).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def save_adapters(model: nn.Module, path: str | Path) -> Path:
-    """Write the adapters alone: ``PATH`` (safetensors) and beside it ``.json`` with their configuration and base.
-
-    Raises ``ModelError`` for a model without adapters.
-    """
-    if not has_adapters(model):
-        raise ModelError("this model has no adapters to save; attach_adapters(model) first.")
-    path = Path(path).with_suffix(".safetensors")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
-    description = {
-        "format": 1,
-        "config": asdict(model.pad_config),  # type: ignore[arg-type]
-        "parameters": count_adapter_parameters(model),
-        "base": {"class": type(model).__name__, "blocks": len(blocks_of(model)), "sha256": trunk_hash(model)},
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
-    write_json(path.with_suffix(".json"), description)
-    return path
-
-
-def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load what ``save_adapters`` wrote into a timm ViT with the same trunk; attaches adapters if it has none.
-
-    Raises ``WeightsError`` if the files are absent or unreadable, or were trained on another trunk: adapters learn
-    corrections to one trunk's features and mean nothing on another's.
-    """
-    path = Path(path)
-    path = path / "adapter.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
-    try:
-        tensors = load_file(path)
-        description = json.loads(path.with_suffix(".json").read_text())
-        config, base = PadConfig(**description["config"]), description["base"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{path} and its .json are not a readable adapter ({type(error).__name__}); give a folder of a finished run."
-        ) from error
-    found = trunk_hash(model)
-    if found != base["sha256"]:
-        raise WeightsError(
-            f"{path} was trained on a {base['class']} with other weights (base {base['sha256'][:12]}, this one "
-            f"{found[:12]}); load it onto the model and initial weights that its run used."
-        )
-    if has_adapters(model) and model.pad_config != config:
-        raise WeightsError(f"{path} holds adapters of {config}, this model has {model.pad_config}; detach them first.")
-    if not has_adapters(model):
-        attach_adapters(model, config)
-    expected = adapter_state_dict(model)
-    if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
-        raise WeightsError(f"{path} does not hold the tensors its .json announces; get it again.")
-    model.load_state_dict(tensors, strict=False)
-    return model
-
-
 def trunk_hash(model: nn.Module) -> str:
     """SHA-256 over the trunk's blocks and final norm: which weights the adapters belong to.
 
@@ -432,16 +273,21 @@ def trunk_hash(model: nn.Module) -> str:
 
 def describe_base(model: nn.Module) -> dict[str, Any]:
     """What an adapter needs from its base model, as JSON values: timm's name, width, depth, input, trunk hash."""
-    embed: Any = model.patch_embed
-    size = embed.img_size
+    base: Any = model
+    size = base.patch_embed.img_size
     return {
-        "model": (getattr(model, "pretrained_cfg", None) or {}).get("architecture"),  # type: ignore[union-attr]
-        "embed_dim": blocks_of(model)[0].norm1.weight.shape[0],  # type: ignore[union-attr, index]
+        "model": architecture_of(model),
+        "embed_dim": base.blocks[0].norm1.weight.shape[0],
         "depth": len(blocks_of(model)),
         "image_size": list(size) if size else None,
-        "in_chans": embed.proj.in_channels,
+        "in_chans": base.patch_embed.proj.in_channels,
         "trunk_sha256": trunk_hash(model),
     }
+
+
+def architecture_of(model: Any) -> str | None:
+    """timm's architecture name, None for a model that was not made by name."""
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
 
 
 def save_adapters(model: nn.Module, path: str | Path, *, init: str | None = None) -> Path:
@@ -451,12 +297,10 @@ def save_adapters(model: nn.Module, path: str | Path, *, init: str | None = None
     ``load_encoder`` find them again. The same text is in the safetensors metadata. Returns the weights' path. Raises
     ``ModelError`` without adapters and ``OutputError``.
     """
-    from safetensors.torch import save
-
     if not has_adapters(model):
         raise ModelError("this model has no adapters to save; call attach_adapters(model) and train them first.")
     record = {
-        "format": "pad-adapter/1",
+        "format": RECORD_FORMAT,
         "config": asdict(config_of(model)),
         "parameters": count_adapter_parameters(model),
         "init": init,
@@ -470,7 +314,7 @@ def save_adapters(model: nn.Module, path: str | Path, *, init: str | None = None
 
 
 def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
-    """Attach the adapters saved at ``path`` to ``model``, or fill those it has; returns the model.
+    """Attach the adapters saved at ``path`` (a folder or file) to ``model``, or fill those it has; returns the model.
 
     Raises ``WeightsError`` if they were trained on another base (width, depth, trunk weights) or with another
     ``PadConfig`` than the model's adapters, or cannot be read; the model is unchanged then.
@@ -481,16 +325,13 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
     state, metadata = read_weights(file)
     record = read_record(file, metadata)
     _check_base(model, record, file)
-    try:
-        config = PadConfig(**record["config"])
-        names = set(_expected_names(model, config))
-    except (ModelError, TypeError, KeyError) as error:
-        raise WeightsError(f"{file} does not fit this model: {error}") from error
+    config = recorded_config(record, file)
     if has_adapters(model) and config_of(model) != config:
-        raise WeightsError(f"{file} holds adapters of {config}, the model has {config_of(model)}; attach these instead.")
-    if names != set(state):
-        odd = sorted(names ^ set(state))[0]
-        raise WeightsError(f"{file} does not hold the adapters its description names, see {odd}; save them again.")
+        raise WeightsError(f"{file} holds adapters of {config}, the model has {config_of(model)}; detach those first.")
+    expected = _expected_shapes(model, config)
+    odd = sorted(n for n in expected.keys() | state.keys() if n not in state or state[n].shape != expected.get(n))
+    if odd:
+        raise WeightsError(f"{file} does not hold the adapters that its description names, see {odd[0]}; get it again.")
     if not has_adapters(model):
         attach_adapters(model, config)
     model.load_state_dict(state, strict=False)
@@ -498,18 +339,26 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def read_record(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The description of saved adapters: ``adapter.json`` beside the file, else the safetensors metadata."""
+    """The description of saved adapters: the JSON beside the file, else its metadata. Raises ``WeightsError``."""
     description = file.with_suffix(".json")
     try:
-        text = description.read_text() if description.is_file() else metadata["pad"]
-        record = json.loads(text)
-        if record["format"] != "pad-adapter/1":
+        record = json.loads(description.read_text() if description.is_file() else metadata["pad"])
+        if record["format"] != RECORD_FORMAT:
             raise ValueError(record["format"])
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(
-            f"{file} has no description of its adapters ({description.name}); keep the two files together."
+            f"{file} has no description of its adapters that can be read ({description.name}); keep the two files "
+            "together."
         ) from error
     return dict(record)
+
+
+def recorded_config(record: dict[str, Any], file: Path) -> PadConfig:
+    """The ``PadConfig`` in the description of saved adapters. Raises ``WeightsError``."""
+    try:
+        return PadConfig(**record["config"])
+    except (ModelError, TypeError, KeyError) as error:
+        raise WeightsError(f"{file} is described by no valid adapter configuration ({error}); get it again.") from error
 
 
 def config_of(model: nn.Module) -> PadConfig:
@@ -527,18 +376,21 @@ def _check_base(model: nn.Module, record: dict[str, Any], file: Path) -> None:
     for key, what in (("embed_dim", "width"), ("depth", "depth")):
         if record.get(key) != base[key]:
             raise WeightsError(
-                f"{file} was trained on a model of {what} {record.get(key)} ({record.get('model')}), this one has "
-                f"{what} {base[key]}; create that model instead."
+                f"{file} was trained on {record.get('model') or 'a model'} of {what} {record.get(key)}, this model has "
+                f"{what} {base[key]}; load it onto the model that its run used."
             )
-    if record.get("trunk_sha256") and record["trunk_sha256"] != base["trunk_sha256"]:
+    found, wanted = base["trunk_sha256"], record.get("trunk_sha256")
+    if wanted and wanted != found:
         raise WeightsError(
-            f"{file} was trained on other weights of {record.get('model')} (trunk {record['trunk_sha256'][:12]}) than "
-            f"this model holds ({base['trunk_sha256'][:12]}); load {record.get('init') or 'those weights'} first."
+            f"{file} was trained on a {record.get('model') or 'trunk'} with other weights ({wanted[:12]}) than this "
+            f"model's ({found[:12]}); load it onto the initial weights that its run used"
+            f"{' (' + record['init'] + ')' if record.get('init') else ''}."
         )
 
 
-def _expected_names(model: nn.Module, config: PadConfig) -> Iterator[str]:
+def _expected_shapes(model: nn.Module, config: PadConfig) -> dict[str, torch.Size]:
+    base: Any = model
     with torch.device("meta"):
-        names = list(Adapter(4, config).state_dict())
-    for index, _ in _chosen(blocks_of(model), config):
-        yield from (f"blocks.{index}{ADAPTER}{name}" for name in names)
+        tensors = Adapter(base.blocks[0].norm1.weight.shape[0], config).state_dict()
+    chosen = _chosen(blocks_of(model), config)
+    return {f"blocks.{index}{ADAPTER}{name}": tensor.shape for index, _ in chosen for name, tensor in tensors.items()}

@@ -10,9 +10,13 @@ from torch import nn
 
 from msip.errors import RunError
 from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_parameters
-from pad.methods.base import Method
+from pad.encoders.create import UNUSED
+from pad.methods.base import ENCODER, Method
 
-ENCODER = "encoder."
+
+def _never_trains(method: Method, name: str) -> bool:
+    """What a method keeps fixed, and the parts of a timm ViT that ``forward_features`` does not reach."""
+    return name.startswith((*method.fixed, *(ENCODER + part for part in UNUSED)))
 
 
 def _head_trains(method: Method, name: str) -> bool:
@@ -23,7 +27,7 @@ def _pad_trains(method: Method, name: str) -> bool:
     """Adapters, and the head but for what the method freezes with them (MAE: ``decoder_embed``, as the reference)."""
     if name.startswith(ENCODER):
         return ADAPTER in name
-    return not name.startswith(method.frozen_with_adapters) if method.frozen_with_adapters else True
+    return not name.startswith(method.frozen_with_adapters)
 
 
 def _all_train(method: Method, name: str) -> bool:
@@ -46,7 +50,7 @@ PARADIGMS: dict[str, Paradigm] = {
     "scratch": Paradigm(_all_train),
     "frozen": Paradigm(_head_trains),
 }
-"""``--paradigm``: PAD; full pre-training from given weights, flat or with layer-wise decay, or from nothing; head only."""
+"""``--paradigm``: PAD; the whole model from given weights, flat or with layer-wise decay, or from nothing; head only."""
 
 
 def apply_paradigm(
@@ -77,7 +81,7 @@ def apply_paradigm(
         raise RunError(f"--paradigm {paradigm}: the encoder {have} adapters; attach them for `pad` and for it alone.")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
-        parameter.requires_grad_(chosen.trains(method, name))
+        parameter.requires_grad_(chosen.trains(method, name) and not _never_trains(method, name))
         if not parameter.requires_grad:
             parameter.grad = None
             continue
@@ -102,7 +106,11 @@ def layer_scale(method: Method, name: str, layer_decay: float) -> float:
     elif inner.startswith("blocks."):
         layer = int(inner.split(".")[1]) + 1
     else:
-        layer = 0 if inner.startswith(("patch_embed", "cls_token", "reg_token", "pos_embed")) else top
+        layer = (
+            0
+            if inner.startswith(("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre"))
+            else top
+        )
     return float(layer_decay ** (top - layer))
 
 

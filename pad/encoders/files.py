@@ -16,7 +16,7 @@ from msip.errors import WeightsError
 State: TypeAlias = dict[str, Tensor]
 
 # what published checkpoints carry beside tensors; a Namespace only holds values (MAE and PAD training checkpoints)
-_HARMLESS = [argparse.Namespace]
+_HARMLESS: list[Any] = [argparse.Namespace]
 _NESTS = ("model", "state_dict", "module")
 
 
@@ -27,7 +27,9 @@ def read_weights(path: Path) -> tuple[State, dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path} is not a file; give the path of a checkpoint, e.g. a .safetensors or .pth file.")
+        raise WeightsError(
+            f"{path} does not exist; give a weights file (.safetensors, .pth), a run folder, timm:NAME or random."
+        )
     state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
     if not state:
         raise WeightsError(f"{path} holds no tensors by name; give a checkpoint that holds a model's state_dict.")
@@ -39,7 +41,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}); download or save it again.") from error
+        raise WeightsError(f"{path} is no readable weights file ({error}); get it again.") from error
 
 
 def _read_torch(path: Path) -> State:
@@ -48,12 +50,12 @@ def _read_torch(path: Path) -> State:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is not a file of plain tensors ({_wanted(error)}); nothing of it was run: convert it to "
-            "safetensors where it is trusted, or get it from its publisher again."
+            f"{path} is a pickle that holds more than tensors and could run code ({_wanted(error)}); it is not opened: "
+            "save its state_dict alone, best as safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} cannot be read as a torch file ({reason:.120}); download it again.") from error
+        raise WeightsError(f"{path} is no readable weights file ({reason:.120}); get it again.") from error
     return _tensors(content)
 
 
@@ -62,7 +64,7 @@ def _wanted(error: Exception) -> str:
     text = str(error)
     for mark in ("Unsupported global: GLOBAL ", "Unsupported operand ", "Unsupported class "):
         if mark in text:
-            return f"its pickle wants {text.split(mark, 1)[1].split()[0]}"
+            return f"its pickle wants {text.split(mark, 1)[1].split(maxsplit=1)[0]}"
     return "its pickle wants more than tensors"
 
 

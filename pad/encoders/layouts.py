@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from msip.errors import WeightsError
-from pad.adapters import ADAPTER, Fusion, PadConfig, Scale
-from pad.encoders.files import State
+from torch import Tensor
 
-Layout: TypeAlias = Callable[[State], State | None]
-"""Converted tensors, or None where the names are not of this layout."""
+from msip.errors import WeightsError
+from pad.adapters import ADAPTER
+from pad.bottleneck import PadConfig, Scale
+
+State: TypeAlias = dict[str, Tensor]
 
 ENCODER = "encoder."  # how a pre-training method names its encoder's tensors
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
+_HEAD = ("decoder_", "mask_token")
 _PAD_NAMES = {
     ".adaptmlp.adapter_layer_norm_before.": ".adapter.norm.",
     ".adaptmlp.down_proj.": ".adapter.down.",
@@ -31,78 +33,91 @@ _PAD_NAMES = {
 }
 
 
-def pad_run(state: State) -> State | None:
-    """A checkpoint of this project: the encoder's tensors under ``encoder.``, the method's beside them."""
-    if f"{ENCODER}patch_embed.proj.weight" not in state:
-        return None
-    return {name.removeprefix(ENCODER): tensor for name, tensor in state.items()}
-
-
-def pad_reference(state: State) -> State | None:
-    """casiatao/PAD ``models_mae.py``: adapters as ``blocks.<i>.adaptmlp.*`` and ``blocks.<i>.scalar_pred.weight``."""
-    if not any(".adaptmlp." in name for name in state):
-        return None
-    return {_renamed(name): tensor for name, tensor in state.items()}
-
-
-def mae(state: State) -> State | None:
-    """facebookresearch/mae with its decoder; encoder-only MAE files are plain timm names."""
-    return dict(state) if "decoder_embed.weight" in state and _is_timm(state) else None
-
-
-def timm(state: State) -> State | None:
-    """The names of a timm ViT, with this project's adapters or without."""
-    return dict(state) if _is_timm(state) else None
-
-
-LAYOUTS: dict[str, Layout] = {"pad-run": pad_run, "pad-reference": pad_reference, "mae": mae, "timm": timm}
-"""Tried in this order; a new layout is one more function."""
-
-
 @dataclass(frozen=True)
-class Converted:
-    """Weights under this project's names, and the layout they came in."""
+class Parts:
+    """Weights under this project's names: the encoder's (adapters included), the head's, and the layout they had."""
 
-    layout: str
-    state: State
+    encoder: State
+    head: State = field(default_factory=dict)
+    layout: str = ""
 
 
-def convert(state: State, source: Path | str) -> Converted:
+def from_run(state: State) -> Parts:
+    """A checkpoint of this project: the encoder's tensors under ``encoder.``, the method's beside them."""
+    encoder = {name.removeprefix(ENCODER): tensor for name, tensor in state.items() if name.startswith(ENCODER)}
+    return Parts(encoder, {name: tensor for name, tensor in state.items() if not name.startswith(ENCODER)})
+
+
+def from_pad_reference(state: State) -> Parts:
+    """casiatao/PAD ``models_mae.py``: adapters as ``blocks.<i>.adaptmlp.*`` and ``blocks.<i>.scalar_pred.weight``."""
+    return from_mae({_renamed(name): tensor for name, tensor in state.items()})
+
+
+def from_mae(state: State) -> Parts:
+    """facebookresearch/mae: timm's names, the decoder beside them."""
+    head = {name: tensor for name, tensor in state.items() if name.startswith(_HEAD)}
+    return Parts({name: tensor for name, tensor in state.items() if name not in head}, head)
+
+
+def from_timm(state: State) -> Parts:
+    """A timm ViT, with this project's adapters or without; MAE's encoder-only files are of this layout too."""
+    return Parts(dict(state))
+
+
+def _is_timm(names: set[str]) -> bool:
+    return "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names
+
+
+LAYOUTS: dict[str, tuple[Callable[[set[str]], bool], Callable[[State], Parts]]] = {
+    "this project's run": (lambda names: f"{ENCODER}patch_embed.proj.weight" in names, from_run),
+    "PAD reference": (lambda names: any(".adaptmlp." in name for name in names), from_pad_reference),
+    "Facebook MAE with decoder": (lambda names: "decoder_embed.weight" in names and _is_timm(names), from_mae),
+    "timm": (_is_timm, from_timm),
+}
+"""How a layout is recognised by its names, and how it is converted; tried in this order."""
+
+
+def take_apart(state: State, source: Path | str) -> Parts:
     """Recognise the layout by its names and convert in memory. Raises ``WeightsError`` for an unknown one."""
     plain = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
-    for layout, function in LAYOUTS.items():
-        converted = function(plain)
-        if converted is not None:
-            return Converted(layout, converted)
+    for layout, (recognises, converts) in LAYOUTS.items():
+        if recognises(set(plain)):
+            parts = converts(plain)
+            return Parts(parts.encoder, parts.head, layout)
     names = ", ".join(sorted(plain)[:2])
-    raise WeightsError(f"{source} is in no known layout (it holds {names} ...); known are {', '.join(LAYOUTS)}.")
+    raise WeightsError(f"{source} is in no known layout (it holds {names}); known are: {', '.join(LAYOUTS)}.")
+
+
+def depth_of(state: State) -> int:
+    """Number of blocks that converted encoder weights have."""
+    return len({name.split(".")[1] for name in state if name.startswith("blocks.")})
 
 
 def adapter_config(state: State, source: Path | str) -> PadConfig | None:
-    """The ``PadConfig`` that converted weights imply, None without adapters. Raises ``WeightsError`` if ambiguous."""
+    """The ``PadConfig`` that converted weights imply, None without adapters.
+
+    Raises ``WeightsError`` if they could be of several: predictors of fusion sum, side and gside have one shape.
+    """
     adapters = {name: tensor for name, tensor in state.items() if ADAPTER in name}
     if not adapters:
         return None
     blocks = sorted({int(name.split(".")[1]) for name in adapters})
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    down_size, embed_dim = adapters[f"blocks.{blocks[0]}.adapter.down.weight"].shape
-    predictor = adapters.get(f"blocks.{blocks[0]}.adapter.scale_predictor.weight")
-    if predictor is not None and predictor.shape[1] == embed_dim:
+    try:
+        down_size, embed_dim = adapters[f"blocks.{blocks[0]}.adapter.down.weight"].shape
+        predictor = adapters.get(f"blocks.{blocks[0]}.adapter.scale_predictor.weight")
+        values = [] if predictor is not None else [float(adapters[f"blocks.{i}.adapter.scale"]) for i in blocks]
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{source} lacks parts of its adapters ({error}); get it again.") from error
+    every = None if len(blocks) == depth_of(state) else tuple(blocks)
+    if predictor is None:
+        scale: Scale = "fixed" if len(set(values)) == 1 else "learnable"  # files do not tell; outputs are the same
+        return PadConfig(down_size=down_size, scale=scale, scale_init=values[0], blocks=every)
+    if predictor.shape[1] != 2 * embed_dim:
         raise WeightsError(
             f"the scale predictors of {source} may be of fusion sum, side or gside; attach adapters of the right "
             "PadConfig to a model and pass it as model=."
         )
-    fusion: Fusion = "concat"
-    scale: Scale = "patchwise" if predictor is not None else "fixed"
-    if predictor is None:
-        values = {float(adapters[f"blocks.{index}.adapter.scale"]) for index in blocks}
-        scale = "fixed" if len(values) == 1 else "learnable"  # the model computes the same either way
-    every = None if len(blocks) == depth else tuple(blocks)
-    return PadConfig(down_size=down_size, scale=scale, fusion=fusion, blocks=every)
-
-
-def _is_timm(state: State) -> bool:
-    return "patch_embed.proj.weight" in state and "blocks.0.norm1.weight" in state
+    return PadConfig(down_size=down_size, blocks=every)
 
 
 def _renamed(name: str) -> str:

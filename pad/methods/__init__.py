@@ -1,4 +1,4 @@
-"""Self-supervised methods: a method is its options, what it draws for each sample, and its forward."""
+"""Self-supervised methods, one file each, one contract (``pad.methods.base``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pad.methods.base import Method, MethodOutput
 from pad.methods.mae import MAE
 
 METHODS: dict[str, type[Method]] = {"mae": MAE}
-"""``--method`` to class."""
+"""By the name of ``--method``."""
 
 __all__ = ["MAE", "METHODS", "Method", "MethodOutput"]

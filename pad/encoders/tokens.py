@@ -1,0 +1,99 @@
+"""A timm ViT's forward in three parts, so that a method can hide, replace or reorder patch tokens in between.
+
+``embed`` -> ``Tokens`` -> ``run_blocks`` uses timm's own patch embedding, position embedding, blocks and norm;
+with nothing hidden the result is ``encoder.forward_features``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from msip.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Embedded tokens, position embeddings added, before the blocks.
+
+    ``prefix`` (b, p, D): class, distillation and register tokens. ``patches`` (b, n, D). ``rope``: rotary embeddings
+    of the patches, (n, dim), or (b, 1, n, dim) once tokens were taken; per block (depth, heads, n, dim) or
+    (depth, b, heads, n, dim) for mixed RoPE; None for a model without.
+    """
+
+    prefix: Tensor
+    patches: Tensor
+    rope: Tensor | None = None
+    rope_per_block: bool = False
+
+    def take(self, index: Tensor) -> Tokens:
+        """Only the patches ``index`` (b, k) of each sample, with their rotary embeddings."""
+        patches = self.patches.gather(1, index.unsqueeze(-1).expand(-1, -1, self.patches.shape[-1]))
+        return Tokens(self.prefix, patches, self._take_rope(index), self.rope_per_block)
+
+    def _take_rope(self, index: Tensor) -> Tensor | None:
+        if self.rope is None:
+            return None
+        taken = self.rope[..., index, :]  # (..., b, k, dim)
+        if self.rope_per_block:
+            return taken.transpose(1, 2)  # (depth, heads, b, k, dim) to (depth, b, heads, k, dim)
+        return taken.unsqueeze(1)  # one embedding for all heads
+
+
+def grid_size(encoder: nn.Module) -> tuple[int, int]:
+    """Rows and columns of the patch grid at the encoder's image size."""
+    embed: Any = encoder.patch_embed
+    if embed.grid_size is None:
+        raise ModelError(f"this {type(encoder).__name__} has no image size; create it with img_size=.")
+    return int(embed.grid_size[0]), int(embed.grid_size[1])
+
+
+def patch_size(encoder: nn.Module) -> tuple[int, int]:
+    """Height and width of a patch, pixels."""
+    embed: Any = encoder.patch_embed
+    return int(embed.patch_size[0]), int(embed.patch_size[1])
+
+
+def check_token_access(encoder: nn.Module, method: str) -> None:
+    """Raise ``ModelError``, naming model and method, for a model whose tokens cannot be reached between its parts."""
+    parts = ("patch_embed", "_pos_embed", "norm_pre", "blocks", "norm", "num_prefix_tokens")
+    absent = [part for part in parts if not hasattr(encoder, part)]
+    if absent:
+        raise ModelError(
+            f"{type(encoder).__name__} cannot be trained with {method}, which works on single patch tokens: timm's "
+            f"class has no {absent[0]}; choose a ViT, DeiT, DINOv2, DINOv3, EVA-02, CLIP or SigLIP model."
+        )
+
+
+def embed(encoder: nn.Module, images: Tensor) -> Tokens:
+    """Images (b, c, h, w) to tokens with positions. Raises ``ModelError`` for another image size than the encoder's."""
+    model: Any = encoder
+    grid, patch = grid_size(encoder), patch_size(encoder)
+    expected = (grid[0] * patch[0], grid[1] * patch[1])
+    if tuple(images.shape[-2:]) != expected:
+        raise ModelError(
+            f"images are {images.shape[-2]} x {images.shape[-1]} px, the encoder was made for {expected[0]} x "
+            f"{expected[1]}; resize them or create the encoder with that image size."
+        )
+    placed = model._pos_embed(model.patch_embed(images))
+    tokens, rope = placed if isinstance(placed, tuple) else (placed, None)
+    count = model.num_prefix_tokens
+    return Tokens(tokens[:, :count], tokens[:, count:], rope, bool(getattr(model, "rope_mixed", False)))
+
+
+def run_blocks(encoder: nn.Module, tokens: Tokens) -> Tensor:
+    """Blocks and final norm over prefix and patch tokens: (b, p + n, D)."""
+    model: Any = encoder
+    x = model.norm_pre(torch.cat((tokens.prefix, tokens.patches), dim=1))
+    for index, block in enumerate(model.blocks):
+        rope = tokens.rope[index] if tokens.rope is not None and tokens.rope_per_block else tokens.rope
+        arguments: dict[str, Any] = {} if rope is None else {"rope": rope}
+        if getattr(model, "grad_checkpointing", False):
+            x = checkpoint(block, x, use_reentrant=False, **arguments)
+        else:
+            x = block(x, **arguments)
+    return model.norm(x)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -216,12 +215,3 @@ def restore(checkpoint: Checkpoint, method: nn.Module, optimizer: Optimizer) -> 
             f"the checkpoint {checkpoint.path} does not fit this model ({reason:.200}); "
             f"resume it with the options of its run."
         ) from error
-
-
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes: equal if and only if the tensors are equal bit for bit."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -27,11 +27,11 @@ from msip.errors import ManifestError
 from msip.files import atomic_path
 from msip.manifest import Manifest
 
+if TYPE_CHECKING:
+    from pad.methods.base import InputSampler
+
 SampleKey: TypeAlias = tuple[int, int]
 """(epoch, row of the index): what the sampler asks the dataset for; it tells persistent workers the epoch."""
-
-InputSampler: TypeAlias = Callable[[np.random.Generator], dict[str, NDArray[Any]]]
-"""A method's random inputs of one sample, e.g. MAE: ``{"noise": float32 (patches,)}``. Must be picklable."""
 
 INFRARED_MEAN, INFRARED_STD = 0.3801, 0.1871
 """Of grey values in 0 to 1, over MSIP (reference: ``msip_dataset.py``, three equal channels)."""

@@ -50,7 +50,7 @@ PARADIGMS: dict[str, Paradigm] = {
     "scratch": Paradigm(_all_train),
     "frozen": Paradigm(_head_trains),
 }
-"""``--paradigm``: PAD; the whole model from given weights, flat or with layer-wise decay, or from nothing; head only."""
+"""``--paradigm``: PAD; the whole model from given weights, flat or with layer-wise decay, or from none; head only."""
 
 
 def apply_paradigm(

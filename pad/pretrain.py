@@ -33,21 +33,15 @@ from msip.crops import RoiCrop
 from msip.errors import RunError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, write_bytes, write_json
 from msip.manifest import MANIFEST_NAME, Manifest
-from pad.adapters import (
-    ADAPTER,
-    PadConfig,
-    attach_adapters,
-    count_adapter_parameters,
-    has_adapters,
-    save_adapters,
-)
+from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
+from pad.bottleneck import PadConfig
 from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_checkpoint, read_checkpoint, restore
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
 from pad.data import ImageIndex, PretrainDataset, write_index
-from pad.encoders import create_encoder
-from pad.methods import METHODS
+from pad.encoders import LoadReport, create_encoder
+from pad.methods import METHODS, Method
 from pad.monitor import plot_loss
-from pad.paradigms import apply_paradigm
+from pad.paradigms import PARADIGMS, apply_paradigm
 from pad.processes import Ranks, pick_device, process_group
 from pad.trainer import Trainer, make_optimizer
 
@@ -108,7 +102,7 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
         return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
     device = pick_device(config.device, ranks)
     with process_group(ranks, device):
-        trainer, parameters = _assemble(
+        trainer, parameters = assemble(
             config, ranks=ranks, device=device, stored=stored, checkpoint=checkpoint, say=say
         )
         stopped = trainer.run()
@@ -174,7 +168,7 @@ def _named_start(config: PretrainConfig, path: Path, existing: list[Path]) -> tu
     return stored, checkpoint
 
 
-def _assemble(
+def assemble(
     config: PretrainConfig,
     *,
     ranks: Ranks,
@@ -222,7 +216,7 @@ def _assemble(
     return trainer, parameters
 
 
-def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bool = True) -> Any:
+def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bool = True) -> Method:
     """The SSL method around its encoder; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``."""
     method_class = METHODS.get(config.method)
     if method_class is None:
@@ -231,17 +225,38 @@ def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bo
     for name in METHOD_OPTIONS:
         if name in config.explicit and name not in taken and getattr(config, name) is not None:
             raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
+    if config.paradigm not in PARADIGMS:
+        raise RunError(f"there is no paradigm {config.paradigm!r}; choose one of {', '.join(PARADIGMS)}.")
     torch.manual_seed(config.seed)
-    init = config.init or ("random" if config.paradigm == "scratch" else "timm")
-    encoder, report = create_encoder(config.model, init=init if load else "random", image_size=config.image_size)
-    if load:
-        for what in ("missing", "unexpected", "reshaped"):
-            names = [str(name) for name in getattr(report, what)]
-            if names:
-                say(f"{init}: {len(names)} {what} tensors, e.g. {names[0]}")
-    if config.paradigm == "pad":
+    init = init_of(config) if load else "random"
+    encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
+    if PARADIGMS[config.paradigm].adapters and not has_adapters(encoder):
         attach_adapters(encoder, PadConfig(down_size=config.down_size, scale=config.scale, fusion=config.fusion))
-    return method_class(encoder, **{name: getattr(config, name) for name in METHOD_OPTIONS if name in taken})
+    method = method_class(encoder, **{name: getattr(config, name) for name in METHOD_OPTIONS if name in taken})
+    if init == "random":
+        method.initialise_encoder()
+    else:
+        _load_head(method, report, say)
+    return method
+
+
+def init_of(config: PretrainConfig) -> str:
+    """``init``, by default timm's own weights, or none for training from scratch."""
+    return config.init or ("random" if config.paradigm == "scratch" else "timm")
+
+
+def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -> None:
+    """Warm-start the decoder where the weights bring one, and say what did not find its place."""
+    unexpected = report.unexpected
+    if report.head:
+        missing, left = method.load_head(report.head)
+        unexpected = [*unexpected, *left]
+        say(
+            f"{report.source}: {len(report.head) - len(left)} tensors beside the encoder loaded, {len(missing)} missing."
+        )
+    for what, names in (("missing", report.missing), ("unexpected", unexpected), ("resampled", report.reshaped)):
+        if names:
+            say(f"{report.source}: {len(names)} {what} tensors, e.g. {names[0]}.")
 
 
 def count_parameters(method: Any, optimizer: torch.optim.Optimizer) -> dict[str, int]:
@@ -283,7 +298,7 @@ def write_run(
     resolved = {"batch_size": plan.batch_size, "accumulate": plan.accumulate, "effective_batch": plan.effective_batch}
     where = {"device": device_name(device), "workers": workers, "versions": versions(), "git_commit": git_commit()}
     content: dict[str, Any] = {
-        "config": {**config.model_dump(mode="json"), **resolved, "resume": None},
+        "config": {**config.model_dump(mode="json"), **resolved, "resume": None, "init": init_of(config)},
         "plan": {
             "lr": plan.lr,
             "steps": plan.steps,

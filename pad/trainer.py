@@ -75,9 +75,8 @@ class Trainer:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.device = self.parameters[0].device
         self.in_chans = in_chans(method.encoder)
-        state = (
-            checkpoint.state if checkpoint else {"step": 0, "window": {"start": 0, "loss_sum": 0.0}, "unreadable": []}
-        )
+        state: dict[str, Any] = {"step": 0, "window": {"start": 0, "loss_sum": 0.0}, "unreadable": []}
+        state = checkpoint.state if checkpoint else state
         self.step: int = state["step"]
         self.unreadable: set[int] = set(state["unreadable"])
         self._window_start: int = state["window"]["start"]

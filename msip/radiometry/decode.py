@@ -40,5 +40,5 @@ def decode(data: bytes, *, name: str) -> RawFrame:
 
 
 def extension_of(container: str) -> str:
-    """The stored file's suffix, with its dot: JPEG, PNG and BMP are kept (``.jpg``, ``.png``, ``.bmp``), all else PNG."""
+    """The stored file's suffix with its dot: ``.jpg``, ``.png`` and ``.bmp`` are kept, all else becomes ``.png``."""
     return KEPT_EXTENSIONS.get(container, ".png")

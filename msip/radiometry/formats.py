@@ -52,7 +52,7 @@ def refusal(data: bytes, name: str) -> FrameError:
     if data.startswith(GZIP):
         known = "CPTV thermal movie" if _unpacked_start(data).startswith(b"CPTV") else "gzip archive"
     if known:
-        advice = "extract it" if known.endswith("archive") else "save each frame as 16-bit TIFF or PNG (8-bit: PNG)"
+        advice = "extract it" if known.endswith("archive") else "save each frame as PNG (16-bit for counts)"
         return UnsupportedFrame(f"{name}: {known} is not read; {advice} first")
     return BrokenFrame(f"{name}: {_what_it_is(data)}; expected a JPEG, PNG, BMP, TIFF, or FLIR FFF file")
 

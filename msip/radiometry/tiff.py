@@ -14,9 +14,10 @@ from msip.errors import BrokenFrame, UnsupportedFrame
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # none, LZW, JPEG, Deflate (two numbers), PackBits
-MIN_IS_WHITE, PALETTE = 0, 3
-PHOTOMETRICS = (1, 2, PALETTE, 6)  # black is zero, RGB, palette, YCbCr
+COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate (two numbers), PackBits
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
+SAMPLES = {MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1}
+CONTIGUOUS = 1
 REDUCED_OR_MASK = 0b101  # NewSubfileType bits: a thumbnail or a mask, not a further frame
 
 
@@ -64,10 +65,14 @@ def _refuse_what_is_not_read(page: Any, name: str) -> None:
         why = f"compression {int(page.compression)} is not read; save it uncompressed or with LZW or Deflate"
     elif page.photometric == MIN_IS_WHITE:
         why = "it counts downwards from white (WhiteIsZero); save it with BlackIsZero"
-    elif page.photometric not in PHOTOMETRICS or page.samplesperpixel not in (1, 3, 4):
+    elif SAMPLES.get(page.photometric) != page.samplesperpixel:
         why = (
             f"{page.samplesperpixel} samples a pixel with photometric interpretation {int(page.photometric)} "
-            "are not read; save it as grey or RGB"
+            "are not read; save it as grey or RGB without alpha"
         )
+    elif page.samplesperpixel > 1 and page.planarconfig != CONTIGUOUS:
+        why = "its channels are stored one after the other; save it with interleaved channels"
+    elif page.photometric == PALETTE and page.bitspersample != 8:
+        why = f"a palette of {page.bitspersample} bits is not read; save it as grey or RGB"
     if why:
         raise UnsupportedFrame(f"{name}: TIFF: {why}")

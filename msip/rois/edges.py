@@ -9,7 +9,7 @@ image. Directions are numbered in the order in which scikit-image concatenates t
 Felzenszwalb-Huttenlocher process, take the last edge (a, b) of a triangle a, b, c. If its ends still lie in different
 components when its turn comes, then so do a and c, or c and b, whose edge came before and was rejected. So an edge
 that closes a triangle is a no-op unless another edge of that triangle was rejected before: it need not be sorted, and is
-brought back only when such a rejection happens (:func:`closing_edges`). About 60% of all edges go. In the second
+brought back only when such a rejection happens (:mod:`msip.rois.components`). About 60% of all edges go. In the second
 pass (joining what is too small) closing edges are always no-ops: of the two other edges one joined nothing, because
 all of the components involved were large enough already.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.rois._jit import exact_jit, float_bits
 
 RIGHT, DOWN, DOWN_RIGHT, UP_RIGHT = 0, 1, 2, 3
 PIXEL_BITS = np.uint64(29)
@@ -29,19 +29,16 @@ _DIRECTION_MASK = np.uint64(3)
 _DROPPED_MANTISSA_BITS = np.uint64(52 - 27)
 _KEY_BASE = np.uint64((1023 - 62) << 27)  # costs below 2**-62 share key 0
 _ONE = np.uint64(1)
+NONE_RIGHT = np.uint8(0b1101)  # what the pixels of the last column lack
+NONE_BELOW = np.uint8(0b1110)  # what the pixels of the last row lack
 
 
 @exact_jit
-def word_key(cost_bits: np.uint64) -> np.uint64:
-    """The 33-bit key of a cost given by its bit pattern; costs are non-negative and below 2."""
-    key = cost_bits >> _DROPPED_MANTISSA_BITS
-    return key - _KEY_BASE if key > _KEY_BASE else np.uint64(0)
-
-
-@exact_jit
-def make_word(cost_bits: np.uint64, direction: np.uint64, pixel: np.uint64) -> np.uint64:
-    """Pack one edge."""
-    return (word_key(cost_bits) << INDEX_BITS) | (direction << PIXEL_BITS) | pixel
+def make_word(cost: float, direction: np.uint64, pixel: np.uint64) -> np.uint64:
+    """Pack one edge; costs are non-negative and below 2."""
+    key = float_bits(cost) >> _DROPPED_MANTISSA_BITS
+    key = key - _KEY_BASE if key > _KEY_BASE else np.uint64(0)
+    return (key << INDEX_BITS) | (direction << PIXEL_BITS) | pixel
 
 
 @exact_jit
@@ -49,13 +46,11 @@ def edge_ends(word: np.uint64, width: np.uint64) -> tuple[np.uint64, np.uint64]:
     """The two pixels of an edge."""
     pixel = word & PIXEL_MASK
     direction = (word >> PIXEL_BITS) & _DIRECTION_MASK
-    if direction == np.uint64(0):
-        return pixel, pixel + _ONE
-    if direction == np.uint64(1):
-        return pixel, pixel + width
-    if direction == np.uint64(2):
-        return pixel, pixel + width + _ONE
-    return pixel + _ONE, pixel + width
+    # Arithmetic instead of branches, which the processor could not predict.
+    is_up_right = direction & (direction >> _ONE)
+    goes_down = (direction | (direction >> _ONE)) & _ONE
+    goes_right = ~direction & _ONE
+    return pixel + is_up_right, pixel + goes_down * width + goes_right
 
 
 @exact_jit
@@ -118,7 +113,7 @@ def all_costs(smoothed: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @exact_jit
-def mark_closing(
+def _mark_closing(
     right: np.ndarray,
     right_below: np.ndarray,
     down: np.ndarray,
@@ -150,3 +145,41 @@ def mark_closing(
             | (np.uint8(closes_r1) << np.uint8(4))
             | (np.uint8(closes_d1) << np.uint8(5))
         )
+
+
+@exact_jit
+def mark_open_rows(
+    smoothed: np.ndarray,
+    y: int,
+    height: int,
+    width: int,
+    costs: np.ndarray,
+    right_below: np.ndarray,
+    closing: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Costs of the edges of pixel row ``y``, and which of them are open: bit ``d`` of out (w,) uint8.
+
+    Rows are taken from the top; ``right_below`` (w,) and ``closing`` (2, w + 1), zeros at first, carry over from row to
+    row: the costs of the right edges one row on, and the marks of this and the last row of blocks, shifted by one.
+    costs: (4, w) float64, one row per direction.
+    """
+    first, below = y * width, (y + 1) * width
+    marks, marks_above = closing[y & 1], closing[1 - (y & 1)]
+    if y == 0:
+        row_costs(smoothed, 0, 1, width - 1, right_below)
+    costs[0] = right_below
+    if y + 1 < height:
+        row_costs(smoothed, first, below, width, costs[1])
+        row_costs(smoothed, first, below + 1, width - 1, costs[2])
+        row_costs(smoothed, first + 1, below, width - 1, costs[3])
+        row_costs(smoothed, below, below + 1, width - 1, right_below)
+        _mark_closing(costs[0], right_below, costs[1], costs[2], costs[3], marks[1:width])
+        marks[width] = NONE_RIGHT
+    else:
+        marks[1:] = NONE_BELOW
+        marks[width] |= NONE_RIGHT
+    for x in range(width):
+        here, left, above = marks[x + 1], marks[x], marks_above[x + 1]
+        closed = here | ((above >> np.uint8(4)) & np.uint8(1)) | ((left >> np.uint8(4)) & np.uint8(2))
+        out[x] = ~closed & np.uint8(0b1111)

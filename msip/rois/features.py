@@ -113,15 +113,33 @@ def _pattern(image: np.ndarray, y: int, x: int, channel: int) -> int:
 
 
 @exact_jit
+def _may_count(image: np.ndarray, y: int, channel: int, out: np.ndarray) -> None:
+    """Whether the pixels of a row exceed their upper, lower and left neighbours, as codes 0 and 1 need. out (w,) uint8."""
+    height, width, _ = image.shape
+    for x in range(1, width):
+        out[x] = image[y, x - 1, channel] < image[y, x, channel]
+    out[0] = image[y, 0, channel] > 0
+    if y > 0:
+        for x in range(width):
+            out[x] &= np.uint8(image[y - 1, x, channel] < image[y, x, channel])
+    if y + 1 < height:
+        for x in range(width):
+            out[x] &= np.uint8(image[y + 1, x, channel] < image[y, x, channel])
+
+
+@exact_jit
 def count_patterns(image: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> None:
-    """Texture counts in the last six columns of ``counts``: codes 0 and 1 of each channel; one channel counts thrice."""
+    """Texture counts in the last six columns of ``counts``: codes 0 and 1 of each channel (a single one thrice)."""
     height, width, channels = image.shape
+    candidate = np.empty(width, np.uint8)
     for channel in range(channels):
         for y in range(height):
+            _may_count(image, y, channel, candidate)
             for x in range(width):
-                code = _pattern(image, y, x, channel)
-                if code < 2:
-                    counts[labels[y, x], VALUE_BINS + 2 * channel + code] += 1
+                if candidate[x]:
+                    code = _pattern(image, y, x, channel)
+                    if code < 2:
+                        counts[labels[y, x], VALUE_BINS + 2 * channel + code] += 1
     if channels == 1:
         for copy in range(1, 3):
             for code in range(2):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.rois._jit import exact_jit, float_bits
 from msip.rois.edges import INDEX_BITS, word_cost
 
 _DIGIT_BITS = 11
@@ -154,8 +154,9 @@ def _order_run(
     before = np.uint64(0)
     ordered = True
     for i in range(words.size):
-        cell[0] = word_cost(smoothed, words[i], width)
-        word = ((cell.view(np.uint64)[0] & _LOW_COST_MASK) << INDEX_BITS) | (words[i] & ~_KEY_MASK)
+        word = ((float_bits(word_cost(smoothed, words[i], width)) & _LOW_COST_MASK) << INDEX_BITS) | (
+            words[i] & ~_KEY_MASK
+        )
         ordered &= word >= before
         words[i] = before = word
     if not ordered:
@@ -170,7 +171,6 @@ def _order_run(
 @exact_jit
 def _order_ties(words: np.ndarray, count: int, smoothed: np.ndarray, width: np.uint64, scratch: np.ndarray) -> None:
     """Order every run of equal keys."""
-    cell = np.empty(1)
     start = 0
     while start < count:
         key = words[start] >> INDEX_BITS
@@ -181,7 +181,7 @@ def _order_ties(words: np.ndarray, count: int, smoothed: np.ndarray, width: np.u
             if key == np.uint64(0):
                 _order_smallest(words[start:end], smoothed, width, scratch)
             else:
-                _order_run(words[start:end], smoothed, width, scratch, cell)
+                _order_run(words[start:end], smoothed, width, scratch)
         start = end
 
 

@@ -1,0 +1,95 @@
+"""A small manifest of smooth synthetic images, and runs small enough for tests."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from msip.manifest import SCHEMA, Manifest
+from pad.config import PretrainConfig
+from pad.pretrain import PretrainResult, pretrain
+
+torch.set_num_threads(1)  # small tensors; and a forked child must not wait for its parent's threads
+
+WIDTH, HEIGHT = 96, 80
+
+
+def make_manifest(root: Path, images: int = 24) -> Manifest:
+    """Blurred noise as grey PNG; every third image has no RoIs, image 3 is flagged blank, 4 a duplicate."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(images):
+        path = root / "src" / "thermal" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = cv2.GaussianBlur(rng.integers(0, 255, (HEIGHT, WIDTH), dtype=np.uint8), (0, 0), 4)
+        cv2.imwrite(str(path), cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX))
+        box = {"x": number % 20, "y": 5, "width": 60, "height": 50 + number % 10, "area": 900}
+        rois = [[box], [box, {**box, "x": 0}], None][number % 3]
+        flags = {3: ["blank"], 4: ["duplicate_of:src/0001"]}.get(number, [])
+        row = dict.fromkeys(SCHEMA.names)
+        row |= {"image_id": f"src/{number:04d}", "source": "src", "path": f"src/thermal/{number:04d}.png"}
+        rows.append(row | {"source_path": "x", "width": WIDTH, "height": HEIGHT, "flags": flags, "rois": rois})
+    manifest = Manifest.from_rows(rows, root)
+    manifest.write()
+    return manifest
+
+
+def config(data: Path, out: Path, **options: Any) -> PretrainConfig:
+    """Three steps an epoch, eight images a step, unless told otherwise."""
+    small = {"model": "vit_tiny_patch16_224", "init": "random", "image_size": 32, "workers": 0, "device": "cpu"}
+    decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
+    return PretrainConfig(
+        **{"data": data, "out": out, "batch_size": 8, "epochs": 3, "blr": 3e-2, **small, **decoder, **options}
+    )
+
+
+def fingerprint(run: Path) -> tuple[str, dict[str, str]]:
+    """The last checkpoint's name, and the hashes of the weights and moments in it."""
+    last = max((run / "checkpoints").glob("step-*"))
+    return last.name, json.loads((last / "state.json").read_text())["sha256"]
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def quiet(_: str) -> None:
+    """What a run says, unheard."""
+
+
+def train(options: PretrainConfig) -> PretrainResult:
+    return pretrain(options, say=quiet)
+
+
+def _child(options: PretrainConfig) -> None:
+    os.setsid()
+    result = train(options)
+    os._exit(128 + result.signal if result.signal else 0)
+
+
+def train_and_signal(options: PretrainConfig, number: int, *, after_step: int) -> int:
+    """Train in a process group of its own and signal the whole group once a checkpoint is there; its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(options,))
+    child.start()
+    wanted = options.out / "checkpoints" / f"step-{after_step:08d}"
+    deadline = time.monotonic() + 60
+    while not wanted.exists():
+        assert child.is_alive() and time.monotonic() < deadline, "the run ended before it could be signalled"
+        time.sleep(0.002)
+    os.killpg(child.pid, number)
+    child.join(60)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+SIGKILL, SIGTERM = signal.SIGKILL, signal.SIGTERM

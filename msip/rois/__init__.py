@@ -5,9 +5,9 @@ same image, the labels, the ordered list of regions and the boxes kept are ident
 equal cost decide, the reference itself depends on the processor: see ``tie_order``).
 
 The first call in a process loads compiled code (about a second; on a machine's first run, it is compiled for half a
-minute). The functions release the interpreter lock and keep one workspace per thread, bounded by 65 bytes per pixel
-and 8 more per channel (one if all channels are equal), of which about 35 are touched; workspaces of
-images above 4 million pixels are given back after use.
+minute). The functions release the interpreter lock and keep one workspace per thread, bounded by 69 bytes per pixel
+and 8 more per channel (one if all channels are equal), of which about 30 are touched; workspaces of images above 4
+million pixels are given back after use.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def selective_search(
 def regions(
     image: np.ndarray, *, scale: float = 600, sigma: float = 0.9, min_size: int = 30, tie_order: TieOrder = "index"
 ) -> np.ndarray:
-    """All regions in order of their number, segments first: int32 (n, 5) as :func:`selective_search`, nothing dropped."""
+    """All regions in order of their number, segments first: int32 (n, 5), columns as :func:`selective_search`."""
     from msip.rois.search import all_regions
 
     return all_regions(image, scale, sigma, min_size, tie_order)
@@ -68,7 +68,7 @@ def segment(
 
 
 def warm_up() -> None:
-    """Compile, or load from the cache, everything for grey and three-channel images; call it before starting workers."""
+    """Compile everything, or load it from the cache, for grey and colour; call it before starting workers."""
     import numpy as np
 
     grey = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)

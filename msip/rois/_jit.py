@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -11,6 +12,10 @@ from numba import types
 from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ROOM_STAMP = tuple(
+    (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+)
 
 
 def exact_jit(function: Function) -> Function:
@@ -21,9 +26,15 @@ def exact_jit(function: Function) -> Function:
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         return numba.njit(**options)(function)
+    # numba looks only at the function's own file to see whether its cache is stale, yet the machine code contains
+    # functions of the other files too.
+    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(index, "_source_stamp"):
+        index._source_stamp = _ROOM_STAMP
+    return compiled
 
 
 @intrinsic

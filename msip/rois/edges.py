@@ -8,10 +8,10 @@ image. Directions are numbered in the order in which scikit-image concatenates t
 **The triangle filter.** Every triangle of neighbouring pixels has one right, one down and one diagonal edge. In the
 Felzenszwalb-Huttenlocher process, take the last edge (a, b) of a triangle a, b, c. If its ends still lie in different
 components when its turn comes, then so do a and c, or c and b, whose edge came before and was rejected. So an edge
-that closes a triangle is a no-op unless another edge of that triangle was rejected before: it need not be sorted, and is
-brought back only when such a rejection happens (:mod:`msip.rois.components`). About 60% of all edges go. In the second
-pass (joining what is too small) closing edges are always no-ops: of the two other edges one joined nothing, because
-all of the components involved were large enough already.
+that closes a triangle is a no-op unless another edge of that triangle was rejected before: it need not be sorted, and
+is brought back only when such a rejection happens (:mod:`msip.rois.components`). About 60% of all edges go. In the
+second pass (joining what is too small) closing edges are always no-ops: one of the two other edges joined nothing,
+because all components concerned were large enough already.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def count_values(image: np.ndarray, labels: np.ndarray, bins: np.ndarray, counts
 
 
 @exact_jit
-def _sample(image: np.ndarray, y: int, x: int, channel: int) -> int:
+def _sample(image: np.ndarray, y: int | np.int64, x: int | np.int64, channel: int) -> int | np.int64:
     """A pixel, zero outside the image."""
     inside = 0 <= y < image.shape[0] and 0 <= x < image.shape[1]
     return np.int64(image[y, x, channel]) if inside else 0
@@ -78,7 +78,14 @@ def _interpolated_reaches(image: np.ndarray, y: int, x: int, channel: int, dy: i
 
 @exact_jit
 def _diagonal_reaches(
-    image: np.ndarray, y: int, x: int, channel: int, dy: int, dx: int, beside: int, centre: int
+    image: np.ndarray,
+    y: int,
+    x: int,
+    channel: int,
+    dy: int,
+    dx: int,
+    beside: int | np.int64,
+    centre: int | np.int64,
 ) -> bool:
     """The same in integers where that decides; ``beside`` is the sum of the two neighbours next to the diagonal."""
     corner = _sample(image, y + dy, x + dx, channel)
@@ -114,7 +121,7 @@ def _pattern(image: np.ndarray, y: int, x: int, channel: int) -> int:
 
 @exact_jit
 def _may_count(image: np.ndarray, y: int, channel: int, out: np.ndarray) -> None:
-    """Whether the pixels of a row exceed their upper, lower and left neighbours, as codes 0 and 1 need. out (w,) uint8."""
+    """Whether pixels of a row exceed their upper, lower and left neighbours, as codes 0 and 1 need. out (w,) uint8."""
     height, width, _ = image.shape
     for x in range(1, width):
         out[x] = image[y, x - 1, channel] < image[y, x, channel]

@@ -14,7 +14,9 @@ from msip.rois.features import HISTOGRAM_BINS, VALUE_BINS
 
 
 @exact_jit
-def _similarity(a: int, b: int, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarray, pixels: int) -> float:
+def _similarity(
+    a: int, b: int | np.int64, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarray, pixels: int
+) -> float:
     """Colour + texture + size + fill, each summed from left to right as the reference does."""
     left, right = histograms[a], histograms[b]
     colour = 2.0  # the bins of hue and saturation

@@ -54,7 +54,7 @@ def _scatter(source: np.ndarray, start: int, count: int, shift: np.uint64, offse
 
 
 @exact_jit
-def comes_before(a: np.uint64, b: np.uint64, smoothed: np.ndarray, width: np.uint64) -> bool:
+def comes_before(a: np.uint64, b: np.uint64, smoothed: np.ndarray, width: np.uint64) -> bool | np.bool:
     """Order of two words by (exact cost, direction, pixel)."""
     if (a >> INDEX_BITS) != (b >> INDEX_BITS):
         return a < b
@@ -146,9 +146,7 @@ def _order_smallest(words: np.ndarray, smoothed: np.ndarray, width: np.uint64, s
 
 
 @exact_jit
-def _order_run(
-    words: np.ndarray, smoothed: np.ndarray, width: np.uint64, scratch: np.ndarray, cell: np.ndarray
-) -> None:
+def _order_run(words: np.ndarray, smoothed: np.ndarray, width: np.uint64, scratch: np.ndarray) -> None:
     """Order a run of equal keys by the cost bits the key lacks, then direction and pixel: together one 56-bit word."""
     key = words[0] & _KEY_MASK
     before = np.uint64(0)

@@ -72,12 +72,13 @@ def _channels(image: np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         found = f"{image.dtype} values" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
         raise ImageError(
-            f"selective search found {found}, expected a uint8 array: map the frame to 8 bit first (msip.radiometry.to_8bit)."
+            f"selective search found {found}, expected a uint8 array:"
+            " map the frame to 8 bit first (msip.radiometry.to_8bit)."
         )
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
         raise ImageError(
-            f"selective search found an array of shape {image.shape}, expected (h, w) or (h, w, 3) with at least one pixel:"
-            " give one grey or three-channel image."
+            f"selective search found an array of shape {image.shape}, expected (h, w) or (h, w, 3) with at least"
+            " one pixel: give one grey or three-channel image."
         )
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(

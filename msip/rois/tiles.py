@@ -28,7 +28,7 @@ _ONE = np.uint8(1)
 
 
 class Tile(NamedTuple):
-    """What one tile works on: its words in order, its smoothed pixels, its forest, and from which cost on it is blocked."""
+    """What one tile works on: its words in order, its smoothed pixels, its forest, and when it is blocked."""
 
     words: np.ndarray  # (4 * TILE_PIXELS,) uint64
     smoothed: np.ndarray  # (1 or 3, TILE_PIXELS) float64

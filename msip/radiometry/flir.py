@@ -112,7 +112,7 @@ def _counts_of_png(content: bytes, name: str) -> np.ndarray:
     FLIR writes them low byte first although PNG says high byte first. Whether a camera did is seen in the values:
     in the wrong order neighbours differ by hundreds of times more.
     """
-    frame = png.read_png(content, f"{name} (raw frame)")
+    frame = png.read_png(content, f"{name}: raw frame")
     if frame.pixels.dtype != np.uint16 or frame.pixels.ndim != 2:
         raise UnsupportedFrame(f"{name}: its FLIR raw frame is no 16-bit grey image; export it as 16-bit TIFF")
     swapped = frame.pixels.byteswap()

@@ -52,11 +52,7 @@ def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | Non
     if lo < hi:
         mapped = _clahe(pixels, lo, hi) if method == "clahe" else _linear(lo, hi)[pixels]
     if mapped.min() == mapped.max():
-        found = "{}..{}".format(*_full_range(histogram))
-        raise CollapsedFrame(
-            f"AGC {method} over counts {lo}..{hi} leaves a constant image of counts {found}; "
-            "choose `--agc full`, or a window inside the counts found"
-        )
+        raise CollapsedFrame(_why_collapsed(method, (lo, hi), _full_range(histogram)))
     return mapped, _describe(method, lo, hi)
 
 
@@ -101,6 +97,11 @@ def _clahe(pixels: np.ndarray, lo: int, hi: int) -> np.ndarray:
     bins = min(max(hi - lo + 1, 256), CLAHE_MAX_BINS)
     equalised = equalize_adapthist(scaled, kernel_size=tile, clip_limit=CLAHE_CLIP, nbins=bins)
     return np.floor(255 * np.clip(equalised, 0, 1) + 0.5).astype(np.uint8)
+
+
+def _why_collapsed(method: str, asked: tuple[int, int], found: tuple[int, int]) -> str:
+    what = f"AGC {method} over counts {asked[0]}..{asked[1]} leaves a constant image of counts {found[0]}..{found[1]}"
+    return f"{what}; choose `--agc full`, or a window inside the counts found" if found[0] < found[1] else what
 
 
 def _describe(method: str, lo: int, hi: int) -> str:

@@ -32,7 +32,7 @@ def read_dji_segments(parts: list[Segment], width: int, height: int, name: str) 
     if len(raw) == 2 * width * height:
         counts = np.frombuffer(raw, "<u2").reshape(height, width).astype(np.uint16)
         if roughness(counts) * SMOOTHER <= roughness(counts.byteswap()):
-            return RawFrame(counts, 16, 1, "dji", radiometric=True, note="raw frame of APP3, uncalibrated counts")
+            return RawFrame(counts, 16, 1, "dji", radiometric=True, note="DJI raw frame, uncalibrated counts")
     raise UnsupportedFrame(
         f"{name}: a DJI R-JPEG whose raw frame is stored in an unknown way, and its preview is no radiometric data; "
         "convert it to 16-bit TIFF with DJI's Thermal SDK first"

@@ -90,12 +90,12 @@ def _read_counts(data: bytes, record: Record, container: str, name: str) -> RawF
     check_size(width, height, name)
     content = data[record.start + PIXELS_AT : record.stop]
     if content.startswith(png.MAGIC):
-        counts, note = _counts_of_png(content, name), "raw frame stored as PNG"
+        counts, note = _counts_of_png(content, name), "FLIR raw frame stored as PNG"
     elif content.startswith(b"\xff\xd8\xff"):
         raise UnsupportedFrame(f"{name}: a FLIR raw frame packed as JPEG is not read; export it as 16-bit TIFF")
     elif len(content) >= 2 * width * height:
         counts = np.frombuffer(content, order + "u2", width * height).reshape(height, width).astype(np.uint16)
-        note = "raw frame stored plain"
+        note = "FLIR raw frame stored plain"
     else:
         raise UnsupportedFrame(
             f"{name}: a FLIR raw frame of {width} x {height} in {len(content)} bytes is packed in an unknown way; "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -31,7 +31,7 @@ def exact_jit(function: Function) -> Function:
         return numba.njit(**options)(function)
     # numba looks only at the function's own file to see whether its cache is stale, yet the machine code contains
     # functions of the other files too.
-    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    index: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(index, "_source_stamp"):
         index._source_stamp = _ROOM_STAMP
     return compiled

@@ -64,7 +64,7 @@ def _sample(image: np.ndarray, y: int | np.int64, x: int | np.int64, channel: in
 
 
 @exact_jit
-def _interpolated_reaches(image: np.ndarray, y: int, x: int, channel: int, dy: int, dx: int) -> bool:
+def _interpolated_reaches(image: np.ndarray, y: int, x: int, channel: int, dy: int, dx: int) -> bool | np.bool_:
     """Whether the bilinear sample towards (dy, dx) is at least the centre, with the rounding of the coordinates."""
     sample_y, sample_x = y + dy * _DIAGONAL, x + dx * _DIAGONAL
     y0, x0 = np.int64(np.floor(sample_y)), np.int64(np.floor(sample_x))
@@ -86,7 +86,7 @@ def _diagonal_reaches(
     dx: int,
     beside: int | np.int64,
     centre: int | np.int64,
-) -> bool:
+) -> bool | np.bool_:
     """The same in integers where that decides; ``beside`` is the sum of the two neighbours next to the diagonal."""
     corner = _sample(image, y + dy, x + dx, channel)
     left, right = 70711 * (corner - centre), 29289 * (2 * centre - beside)

@@ -185,8 +185,10 @@ def _by_insertion(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
 
 
 @exact_jit
-def group(count: int, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarray, pixels: int) -> int:
-    """Merge the most similar neighbours until none are left; returns the number of regions (at most 2 * count - 1).
+def group(count: int, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarray, pixels: int) -> tuple[int, int]:
+    """Merge the most similar neighbours until none are left.
+
+    Returns the number of regions, at most 2 * count - 1, and how many similarities were computed.
 
     boxes (2 * count, 4) int64 as min_x, min_y, max_x, max_y; sizes (2 * count,) int64; histograms (2 * count, 31)
     float64. The first ``count`` rows are the segments, merged regions follow in order of their making.
@@ -201,7 +203,7 @@ def group(count: int, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarr
     head, tail = np.empty(2 * count, np.int64), np.empty(2 * count, np.int64)
     latest = np.full(2 * count, -1)
     following, heap = _index_pairs(ends, similarity, pairs, head, tail)
-    waiting, new = pairs, count
+    waiting, new, computed = pairs, count, pairs
     dying_a, dying_b = np.empty((2 * count, 2), np.int64), np.empty((2 * count, 2), np.int64)
     while waiting > 0:
         best = _take_best(heap, waiting, similarity)
@@ -230,5 +232,6 @@ def group(count: int, boxes: np.ndarray, sizes: np.ndarray, histograms: np.ndarr
             _sift_up(heap, waiting, similarity)
             waiting += 1
             pairs += 1
+            computed += 1
         new += 1
-    return new
+    return new, computed

@@ -54,7 +54,7 @@ def _scatter(source: np.ndarray, start: int, count: int, shift: np.uint64, offse
 
 
 @exact_jit
-def comes_before(a: np.uint64, b: np.uint64, smoothed: np.ndarray, width: np.uint64) -> bool | np.bool:
+def comes_before(a: np.uint64, b: np.uint64, smoothed: np.ndarray, width: np.uint64) -> bool | np.bool_:
     """Order of two words by (exact cost, direction, pixel)."""
     if (a >> INDEX_BITS) != (b >> INDEX_BITS):
         return a < b

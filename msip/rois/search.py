@@ -46,7 +46,7 @@ def all_regions(image: np.ndarray, scale: float, sigma: float, min_size: int, ti
     count_values(pixels, labels, _VALUE_BINS, counts)
     count_patterns(pixels, labels, counts)
     np.divide(counts, sizes[:count, None], out=histograms[:count])
-    total = group(count, boxes, sizes, histograms, labels.size)
+    total, _ = group(count, boxes, sizes, histograms, labels.size)
     rows = np.empty((total, 5), np.int32)
     rows[:, :2] = boxes[:total, :2]
     rows[:, 2:4] = boxes[:total, 2:] - boxes[:total, :2]  # no + 1, as in the reference

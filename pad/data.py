@@ -232,10 +232,28 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
 def _start_worker(_: int) -> None:
     """One thread a worker; signals are the main process's business: it finishes its step, then stops the workers."""
-    cv2.setNumThreads(1)
+    _one_cv2_thread()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _one_cv2_thread() -> None:
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)
+
+
+def start_reading(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Start the loader's workers; deleting the iterator stops them.
+
+    OpenCV's thread pool is stopped first: a forked worker that inherits one waits forever for threads it does not have.
+    """
+    threads = cv2.getNumThreads()
+    _one_cv2_thread()
+    batches = iter(loader)
+    if threads != 1:
+        cv2.setNumThreads(threads)
+    return batches
 
 
 def make_loader(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from msip.errors import RunError
 from msip.files import write_bytes, write_errors
 from pad.data import PretrainDataset, denormalise, epoch_order, normalise
 
@@ -117,8 +118,13 @@ class Panels:
     """The same samples under the same masks through the run: input | masked | reconstruction, one row a sample."""
 
     def __init__(self, dataset: PretrainDataset, in_chans: int) -> None:
+        """Raises ``RunError`` if none of the samples can be read."""
         rows = epoch_order(len(dataset), dataset.seed, 0)[:PANEL_SAMPLES]
         samples = [sample for sample in (dataset[0, int(row)] for row in rows) if sample["used"] >= 0]
+        if not samples:
+            raise RunError(
+                f"none of {len(rows)} images tried under {dataset.root} can be read; run `msip verify` on it."
+            )
         self._batch = torch.utils.data.default_collate(samples)
         self._in_chans = in_chans
 

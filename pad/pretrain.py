@@ -40,7 +40,7 @@ from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_pla
 from pad.data import ImageIndex, PretrainDataset, write_index
 from pad.encoders import LoadReport, create_encoder
 from pad.methods import METHODS, Method
-from pad.monitor import plot_loss
+from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm
 from pad.processes import Ranks, pick_device, process_group
 from pad.trainer import Trainer, make_optimizer
@@ -59,7 +59,7 @@ class PretrainResult:
         status: ``finished``, ``stopped`` (by a signal; continue with ``--resume auto``), or ``already finished``.
         signal: that stopped it, else 0.
         steps: optimizer steps done, of ``total_steps``.
-        final_loss: mean loss since the log line before the last.
+        final_loss: mean loss of the last logged steps; ``None`` if the run was stopped before its first log line.
         images_per_s: mean over this call's steps.
         seconds: of this call.
         lr: peak learning rate.
@@ -72,7 +72,7 @@ class PretrainResult:
     signal: int
     steps: int
     total_steps: int
-    final_loss: float
+    final_loss: float | None
     images_per_s: float
     seconds: float
     lr: float
@@ -106,13 +106,14 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
             config, ranks=ranks, device=device, stored=stored, checkpoint=checkpoint, say=say
         )
         stopped = trainer.run()
+    metrics = read_metrics(config.out)
     result = PretrainResult(
         run=str(config.out),
         status="stopped" if stopped else "finished",
         signal=stopped,
         steps=trainer.step,
         total_steps=trainer.plan.steps,
-        final_loss=trainer.final_loss,
+        final_loss=metrics[-1]["loss"] if metrics else None,
         images_per_s=round(trainer.images_per_s, 2),
         seconds=round(time.perf_counter() - begin, 2),
         lr=trainer.plan.lr,
@@ -251,9 +252,8 @@ def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -
     if report.head:
         missing, left = method.load_head(report.head)
         unexpected = [*unexpected, *left]
-        say(
-            f"{report.source}: {len(report.head) - len(left)} tensors beside the encoder loaded, {len(missing)} missing."
-        )
+        loaded = len(report.head) - len(left)
+        say(f"{report.source}: {loaded} tensors beside the encoder loaded, {len(missing)} missing.")
     for what, names in (("missing", report.missing), ("unexpected", unexpected), ("resampled", report.reshaped)):
         if names:
             say(f"{report.source}: {len(names)} {what} tensors, e.g. {names[0]}.")

@@ -24,7 +24,7 @@ from msip.files import write_json
 from pad.adapters import mean_scales, recorded_scales
 from pad.checkpoints import FOLDER, Checkpoint, optimizer_tensors, save_checkpoint, split_state, write_frozen
 from pad.config import Plan, PretrainConfig
-from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, normalise
+from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, normalise, start_reading
 from pad.monitor import Clock, Monitor, Panels, memory_bytes
 from pad.paradigms import scales_frozen_at, set_scales_frozen
 from pad.processes import Ranks, Stop
@@ -88,7 +88,6 @@ class Trainer:
         self._saved_step = self.step if checkpoint else -1
         self._frozen_sha256 = ""
         self.model: nn.Module = method
-        self.final_loss = math.nan  # mean loss of the last logged steps
 
     @property
     def epoch(self) -> int:
@@ -128,7 +127,7 @@ class Trainer:
         if self.step == self.plan.steps:  # a run that was killed between its last step and its export
             return 0
         self.method.train()
-        batches = iter(self._loader())
+        batches = start_reading(self._loader())
         self._clock.start()
         try:
             while self.step < self.plan.steps:
@@ -280,7 +279,6 @@ class Trainer:
         ]
         loss, grad_norm, *layers = torch.cat(values).tolist()
         self._check_finite()
-        self.final_loss = loss
         seconds, wait = self._clock.window()
         metrics = {
             "step": self.step,

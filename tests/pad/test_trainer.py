@@ -72,7 +72,7 @@ def test_learning_rate_is_set_before_each_step(data, tmp_path, monkeypatch):
 
 
 def test_loss_falls(data, tmp_path):
-    train(config(data, tmp_path / "run", epochs=20, blr=0.1, log_every=1))
+    train(config(data, tmp_path / "run", epochs=20, blr=0.1, log_every=1, norm_pix_loss=False))
     values = [loss for _, loss in losses(tmp_path / "run")]
     assert len(values) == 60
     assert np.mean(values[-5:]) < 0.85 * np.mean(values[:5])
@@ -181,13 +181,13 @@ def test_run_folder(data, uninterrupted):
     assert run["plan"]["steps"] == 15 and run["plan"]["lr"] == pytest.approx(3e-2 * 8 / 256)
     assert run["data"]["images"] == 24 and len(run["data"]["manifest_sha256"]) == 64
     assert {"torch", "timm", "python"} <= run["versions"].keys()
-    # 12 blocks: LayerNorm 2D, down 64 (D + 1), up D (64 + 1), scale 2D, for D = 192
-    assert run["parameters"]["adapters"] == 12 * (2 * 192 + 64 * 193 + 192 * 65 + 2 * 192)
+    # 6 blocks: LayerNorm 2D, down 64 (D + 1), up D (64 + 1), scale 2D, for D = 64
+    assert run["parameters"]["adapters"] == 6 * (2 * 64 + 64 * 65 + 64 * 65 + 2 * 64)
     assert run["parameters"]["trained"] > run["parameters"]["adapters"]
     metrics = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == list(range(1, 16))
     assert {"loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_bytes", "epoch"} <= metrics[0].keys()
-    assert len(metrics[-1]["scale"]) == 12 and metrics[0]["scale"] == [0.5] * 12
+    assert len(metrics[-1]["scale"]) == 6 and metrics[0]["scale"] == [0.5] * 6
     assert [path.name for path in sorted((uninterrupted / "checkpoints").glob("step-*"))] == [
         "step-00000012",
         "step-00000015",
@@ -274,7 +274,7 @@ def test_loss_that_is_not_finite_stops_before_the_update(data, tmp_path):
 
     def poisoned(*args, **kwargs):
         output = forward(*args, **kwargs)
-        if next(calls) == 6 + 1:  # the first call draws the panel
+        if trainer.method.training and next(calls) == 6:
             output.loss = output.loss * float("nan")
         return output
 

@@ -18,7 +18,9 @@ from msip.manifest import SCHEMA, Manifest
 from pad.config import PretrainConfig
 from pad.pretrain import PretrainResult, pretrain
 
-torch.set_num_threads(1)  # small tensors; and a forked child must not wait for its parent's threads
+# small tensors; and a forked child must not wait for its parent's threads
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
 
 WIDTH, HEIGHT = 96, 80
 
@@ -45,7 +47,7 @@ def make_manifest(root: Path, images: int = 24) -> Manifest:
 
 def config(data: Path, out: Path, **options: Any) -> PretrainConfig:
     """Three steps an epoch, eight images a step, unless told otherwise."""
-    small = {"model": "vit_tiny_patch16_224", "init": "random", "image_size": 32, "workers": 0, "device": "cpu"}
+    small = {"model": "test_vit", "init": "random", "image_size": 32, "workers": 0, "device": "cpu"}
     decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
     return PretrainConfig(
         **{"data": data, "out": out, "batch_size": 8, "epochs": 3, "blr": 3e-2, **small, **decoder, **options}

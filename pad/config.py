@@ -174,10 +174,11 @@ def read_options(file: Path) -> dict[str, Any]:
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
-    preset = PRESETS.get(values.get("preset") or "", {})
+    name, epochs = values.get("preset"), values.get("epochs")
+    preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
     filled = {**preset, **values}
-    if preset and "epochs" in values and "warmup_epochs" not in values:  # the share of the warm-up stays the preset's
-        filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * float(values["epochs"])
+    if preset and isinstance(epochs, (int, float)) and "warmup_epochs" not in values:
+        filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * epochs  # the share stays the preset's
     return filled
 
 

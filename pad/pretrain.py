@@ -310,7 +310,12 @@ def write_run(
         **where,
     }
     if stored and checkpoint:
-        content = {**stored, "continued": [*stored.get("continued", []), {"step": checkpoint.step, **where}]}
+        here = {**stored["config"], "data": str(config.data), "out": str(config.out)}
+        content = {
+            **stored,
+            "config": here,
+            "continued": [*stored.get("continued", []), {"step": checkpoint.step, **where}],
+        }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_bytes(config.out / RUN_FILE, text.encode())
 

@@ -85,7 +85,8 @@ class Trainer:
         self._grad_norm = torch.zeros((), device=self.device)
         self._clock = Clock()
         self._scales_frozen: bool | None = None
-        self._saved_step = self.step if checkpoint else -1
+        here = checkpoint is not None and checkpoint.path.resolve().parents[1] == config.out.resolve()
+        self._saved_step = self.step if here else -1
         self._frozen_sha256 = ""
         self.model: nn.Module = method
 
@@ -121,6 +122,8 @@ class Trainer:
                 self._frozen_sha256 = write_frozen(self.config.out, frozen)
                 if self.step == 0:
                     self._draw(monitor, panels)
+                else:  # continued from a checkpoint of another folder
+                    self._save()
             return self._loop(stop, monitor, panels)
 
     def _loop(self, stop: Stop, monitor: Monitor | None, panels: Panels | None) -> int:

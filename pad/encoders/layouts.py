@@ -105,7 +105,9 @@ def adapter_config(state: State, source: Path | str) -> PadConfig | None:
     try:
         down_size, embed_dim = adapters[f"blocks.{blocks[0]}.adapter.down.weight"].shape
         predictor = adapters.get(f"blocks.{blocks[0]}.adapter.scale_predictor.weight")
-        values = [] if predictor is not None else [float(adapters[f"blocks.{i}.adapter.scale"]) for i in blocks]
+        values = (
+            [] if predictor is not None else [round(float(adapters[f"blocks.{i}.adapter.scale"]), 6) for i in blocks]
+        )
     except (KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{source} lacks parts of its adapters ({error}); get it again.") from error
     every = None if len(blocks) == depth_of(state) else tuple(blocks)

@@ -65,7 +65,7 @@ def _nothing() -> None:
 def _without_main() -> Iterator[None]:
     """Start workers without importing the caller's script again: one without a ``__main__`` guard must work too."""
     main = sys.modules["__main__"]
-    saved = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    saved: dict[str, object] = {n: main.__dict__[n] for n in ("__file__", "__spec__") if n in main.__dict__}
     try:
         main.__dict__.update(dict.fromkeys(saved))
         yield

@@ -1,4 +1,4 @@
-"""Regions of interest by selective search, exactly as PAD's preprocessing finds them, in about a fortieth of the time.
+"""Regions of interest by selective search, exactly as PAD's preprocessing finds them, in about a fiftieth of the time.
 
 The reference is PAD's ``roi.py`` on the package ``selectivesearch`` 0.4 with scikit-image's ``felzenszwalb``: for the
 same image, the labels, the ordered list of regions and the boxes kept are identical (x86-64; where edges of exactly

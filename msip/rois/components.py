@@ -115,9 +115,10 @@ def _reopen_triangles(
             if pixel >= pixels:
                 continue
             bit = np.uint8(1) << np.uint8(other >> PIXEL_BITS)
-            if open_edges[pixel] & bit:  # listed, brought back before, or not existing
+            back = bit << np.uint8(4)
+            if open_edges[pixel] & (bit | back):  # listed or not existing, or brought back before
                 continue
-            open_edges[pixel] |= bit
+            open_edges[pixel] |= back
             p, q = edge_ends(other, width)
             a, b = find(forest.parent, np.uint64(component[p])), find(forest.parent, np.uint64(component[q]))
             if a == b:
@@ -196,7 +197,8 @@ def list_small_edges(
 ) -> int:
     """Write the words of the open edges at components below ``min_size``; returns how many. component must be flat.
 
-    Between two large components nothing is joined in the second pass, so these edges are all it needs.
+    Between two large components nothing is joined in the second pass, nor along edges that came back in the first, so
+    these edges are all it needs.
     """
     columns = np.uint64(width)
     count = 0

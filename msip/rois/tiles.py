@@ -215,7 +215,8 @@ def settle_tiles(
     """List the open edges and join within tiles; returns how many nodes the forest has and how many edges are pending.
 
     smoothed (1 or 3, n); component (n,) uint32: each pixel's node in ``forest``; limit (n,) float32: scratch;
-    open_edges (n,) uint8: bit ``d`` is set where the edge of direction ``d`` closes no triangle or does not exist;
+    open_edges (n,) uint8: bit ``d`` is set where the edge of direction ``d`` closes no triangle or does not exist,
+    bit ``4 + d`` is left for those that come back;
     pending: the words of the edges that are left, in no order.
     """
     n_tiles = (width + TILE_WIDTH - 1) // TILE_WIDTH

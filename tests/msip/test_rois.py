@@ -188,6 +188,23 @@ def test_tied_costs_come_in_edge_order_by_default(scale, min_size):
         assert ours.max() > 2 or scale == 20000
 
 
+def test_edges_never_outgrow_their_buffers(monkeypatch):
+    """A tiny scale rejects nearly every edge, so that nearly all that were left out come back."""
+    from msip.rois import felzenszwalb
+
+    image = np.random.default_rng(5).integers(0, 3, (110, 140, 3), np.uint8) * 50
+    listed: list[int] = []
+    original = felzenszwalb.list_small_edges
+
+    def recording(*args):
+        listed.append(original(*args[:-1], np.empty(5 * image.size, np.uint64)))  # room for all, whatever happens
+        return original(*args) if listed[-1] <= len(args[-1]) else 0
+
+    monkeypatch.setattr(felzenszwalb, "list_small_edges", recording)
+    segment(image, scale=1, min_size=100)
+    assert 110 * 140 < listed[0] <= 3 * 110 * 140
+
+
 def synthetic(kind: str, side: int) -> np.ndarray:
     rng = np.random.default_rng(side)
     return {

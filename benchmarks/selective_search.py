@@ -173,6 +173,8 @@ def verify(minutes: float, share: str) -> int:
         regions_compared += len(rows)
         boxes_compared += len(selective_search(image))
         megapixels += labels.size / 1e6
+        if (compared := counts["grey"] + counts["three-channel"]) % 200 == 0:
+            print(f"  {compared} compared, {len(different)} different", flush=True)
     compared = counts["grey"] + counts["three-channel"]
     print(f"{compared} of {len(mine)} images compared, {megapixels:.0f} megapixels: the labels of every pixel,")
     print(f"{regions_compared} ordered regions, {boxes_compared} boxes kept; images that differ: {len(different)}")

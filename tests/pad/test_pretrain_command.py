@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import yaml
+from training_runs import make_manifest
+from typer.testing import CliRunner
+
+from cli.main import app
+from msip.errors import RunError
+from pad.config import PretrainConfig
+from pad.monitor import Monitor
+
+SMALL = [*("--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "8", "--workers", "0")]
+SMALL += ["--decoder-embed-dim", "32", "--decoder-depth", "1", "--decoder-num-heads", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_manifest(tmp_path_factory.mktemp("data")).root
+
+
+def msip(*arguments):
+    return CliRunner().invoke(app, ["pretrain", *map(str, arguments)])
+
+
+def test_summary_as_json_and_as_table(data, tmp_path):
+    done = msip(
+        "--data", data, "--out", tmp_path / "run", "--max-steps", 2, *SMALL, "--exclude-flag", "blank", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["steps"], summary["signal"]) == ("finished", 2, 0)
+    assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["data"]["images"] == 23
+    again = msip("--out", tmp_path / "run", "--resume", "auto")
+    assert again.exit_code == 0 and "already finished" in again.stdout
+
+
+def test_stopped_by_a_signal_it_says_so_and_leaves_with_its_code(data, tmp_path, monkeypatch):
+    advance, counter = Monitor.advance, itertools.count(1)
+
+    def terminate(self):
+        advance(self)
+        if next(counter) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Monitor, "advance", terminate)
+    done = msip("--data", data, "--out", tmp_path / "run", "--epochs", 2, *SMALL)
+    assert done.exit_code == 143
+    assert "--resume auto" in done.stderr and "stopped" in done.stdout
+
+
+def test_file_of_options_lies_below_the_command_line(data, tmp_path):
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump({"max-steps": 2, "blr": 1e-3, "seed": 4}))
+    done = msip("--data", data, "--out", tmp_path / "run", "--config", tmp_path / "options.yaml", "--seed", 5, *SMALL)
+    assert done.exit_code == 0, done.output
+    stored = yaml.safe_load((tmp_path / "run/run.yaml").read_text())["config"]
+    assert (stored["max_steps"], stored["blr"], stored["seed"]) == (2, 1e-3, 5)
+
+
+def test_wrong_option_is_a_user_error(data, tmp_path):
+    done = msip("--data", data, "--out", tmp_path / "run", "--scale", "pathwise")
+    assert isinstance(done.exception, RunError) and "--scale" in str(done.exception)
+
+
+def test_every_option_of_a_run_is_an_option_of_the_command():
+    import inspect
+
+    from cli.pretrain import pretrain
+
+    options = set(inspect.signature(pretrain).parameters) - {"config", "as_json"}
+    assert options == set(PretrainConfig.model_fields)

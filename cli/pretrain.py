@@ -16,9 +16,7 @@ def pretrain(
     *,
     data: Annotated[Path | None, typer.Option(help="Folder made by `msip build`.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Self-supervised method: mae, milan, simmim, ibot, distil.", show_default="mae")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="Self-supervised method: mae.", show_default="mae")] = None,
     model: Annotated[str | None, typer.Option(help="timm ViT.", show_default="vit_base_patch16_224")] = None,
     init: Annotated[
         str | None,
@@ -28,7 +26,7 @@ def pretrain(
     ] = None,
     paradigm: Annotated[
         str | None,
-        typer.Option(help="What trains: pad, continual, layer-decay, scratch, lora, frozen.", show_default="pad"),
+        typer.Option(help="What trains: pad, continual, layer-decay, scratch, frozen.", show_default="pad"),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A recipe that fills what is not given: pad-paper.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="100")] = None,
@@ -60,7 +58,7 @@ def pretrain(
     decoder_num_heads: Annotated[
         int | None, typer.Option(help="Attention heads of the decoder.", show_default="16")
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Teacher of milan and distil: a name or a file.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Teacher, for methods that have one: a name or a file.")] = None,
     scale: Annotated[
         str | None, typer.Option(help="Adapter scale: fixed, learnable, patchwise.", show_default="patchwise")
     ] = None,

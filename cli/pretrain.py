@@ -26,7 +26,9 @@ def pretrain(
     ] = None,
     paradigm: Annotated[
         str | None,
-        typer.Option(help="What trains: pad, continual, layer-decay, scratch, frozen.", show_default="pad"),
+        typer.Option(
+            help="What trains: pad, continual, layer-decay, scratch, frozen, lora, bitfit, explora.", show_default="pad"
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A recipe that fills what is not given: pad-paper.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="100")] = None,
@@ -67,6 +69,13 @@ def pretrain(
         typer.Option(help="What predicts the patchwise scale: concat, sum, side, gside.", show_default="concat"),
     ] = None,
     down_size: Annotated[int | None, typer.Option(help="Width of the adapter's bottleneck.", show_default="64")] = None,
+    blocks: Annotated[
+        list[int] | None,
+        typer.Option(help="A block that gets an adapter, from 0 (may be repeated).", show_default="all"),
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Rank, with --paradigm lora and explora.", show_default="32")
+    ] = None,
     scale_freeze: Annotated[
         float | None,
         typer.Option(help="Share of the run in which the patchwise scales stay frozen.", show_default="0.6"),

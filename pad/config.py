@@ -82,7 +82,9 @@ class PretrainConfig(BaseModel):
     scale: Literal["fixed", "learnable", "patchwise"] = "patchwise"
     fusion: Literal["concat", "sum", "side", "gside"] = "concat"
     down_size: int = Field(default=64, ge=1)
+    blocks: tuple[int, ...] | None = None
     scale_freeze: float = Field(default=0.6, ge=0, le=1)
+    lora_rank: int = Field(default=32, ge=1)
     roi_p: float = Field(default=0.85, ge=0, le=1)
     exclude_flag: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)

@@ -11,6 +11,7 @@ from torch import nn
 from msip.errors import RunError
 from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_parameters
 from pad.encoders.create import UNUSED
+from pad.lora import LORA, attach_lora, has_lora
 from pad.methods.base import ENCODER, Method
 
 
@@ -34,13 +35,32 @@ def _all_train(method: Method, name: str) -> bool:
     return True
 
 
+def _lora_trains(method: Method, name: str) -> bool:
+    return LORA in name or not name.startswith(ENCODER)
+
+
+def _biases_train(method: Method, name: str) -> bool:
+    """BitFit (arXiv 2106.10199): every bias of the encoder, those of its norms included, and the head."""
+    return name.endswith("bias") or not name.startswith(ENCODER)
+
+
+def _explora_trains(method: Method, name: str) -> bool:
+    """LoRA, the whole last block, and the head."""
+    last = f"{ENCODER}blocks.{len(blocks_of(method.encoder)) - 1}."
+    return _lora_trains(method, name) or name.startswith(last)
+
+
 @dataclass(frozen=True)
 class Paradigm:
-    """``trains(method, parameter name)``; whether it needs adapters; whether learning rates fall with depth."""
+    """``trains(method, parameter name)``; whether it needs adapters; whether learning rates fall with depth.
+
+    ``unfrozen``: None without LoRA, else how many of the last blocks train whole and get none.
+    """
 
     trains: Callable[[Method, str], bool]
     adapters: bool = False
     layered: bool = False
+    unfrozen: int | None = None
 
 
 PARADIGMS: dict[str, Paradigm] = {
@@ -49,8 +69,19 @@ PARADIGMS: dict[str, Paradigm] = {
     "layer-decay": Paradigm(_all_train, layered=True),
     "scratch": Paradigm(_all_train),
     "frozen": Paradigm(_head_trains),
+    "lora": Paradigm(_lora_trains, unfrozen=0),
+    "bitfit": Paradigm(_biases_train),
+    "explora": Paradigm(_explora_trains, unfrozen=1),
 }
-"""``--paradigm``: PAD; the whole model from given weights, flat or with layer-wise decay, or from none; head only."""
+"""``--paradigm``: PAD; the whole model from given weights, flat or with layer-wise decay, or from none; head only;
+LoRA; biases; and LoRA with the last block unfrozen, as ExPLoRA (arXiv 2406.10973) does."""
+
+
+def prepare_encoder(encoder: nn.Module, paradigm: str, *, lora_rank: int) -> None:
+    """Give an encoder, weights loaded, the LoRA that its paradigm trains. Raises ``ModelError``."""
+    unfrozen = PARADIGMS[paradigm].unfrozen
+    if unfrozen is not None:
+        attach_lora(encoder, rank=lora_rank, blocks=range(len(blocks_of(encoder)) - unfrozen))
 
 
 def apply_paradigm(
@@ -79,6 +110,10 @@ def apply_paradigm(
     if chosen.adapters != has_adapters(method.encoder):
         have = "has" if has_adapters(method.encoder) else "has no"
         raise RunError(f"--paradigm {paradigm}: the encoder {have} adapters; attach them for `pad` and for it alone.")
+    if (chosen.unfrozen is not None) != has_lora(method.encoder):
+        raise RunError(
+            f"--paradigm {paradigm} does not fit the encoder; prepare_encoder gives it LoRA where it trains."
+        )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(chosen.trains(method, name) and not _never_trains(method, name))

@@ -39,14 +39,18 @@ from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
 from pad.data import ImageIndex, PretrainDataset, write_index
 from pad.encoders import LoadReport, create_encoder
+from pad.encoders.create import full_name, size_text
+from pad.lora import merge_lora
 from pad.methods import METHODS, Method
+from pad.methods.base import ENCODER
 from pad.monitor import plot_loss, read_metrics
-from pad.paradigms import PARADIGMS, apply_paradigm
+from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
 from pad.trainer import Trainer, make_optimizer
 
 INDEX = "data.arrow"
 RESULT = "result.json"
+LISTED = 10  # so many names are printed; longer lists are in run.yaml
 METHOD_OPTIONS = ("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher")
 
 
@@ -192,7 +196,8 @@ def assemble(
             f"a step of this run takes {checkpoint.state['effective_batch']} images, not {plan.effective_batch}: "
             f"choose --batch-size and --accumulate accordingly, or leave them out."
         )
-    method = build_method(config, say, load=checkpoint is None).to(device)
+    method, weights = build_method(config, say, load=checkpoint is None)
+    method = method.to(device)
     groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     optimizer = make_optimizer(groups)
     if checkpoint:
@@ -203,7 +208,8 @@ def assemble(
         make_output_folder(config.out)
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
-        write_run(config, plan, stored, checkpoint, data=data, parameters=parameters, device=device, workers=workers)
+        facts = {"data": data, "parameters": parameters, "weights": weights}
+        write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
         announce(plan, parameters, len(manifest), checkpoint, say)
     if ranks.world > 1:
         dist.barrier()
@@ -217,8 +223,13 @@ def assemble(
     return trainer, parameters
 
 
-def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bool = True) -> Method:
-    """The SSL method around its encoder; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``."""
+def build_method(
+    config: PretrainConfig, say: Callable[[str], None], *, load: bool = True
+) -> tuple[Method, dict[str, Any]]:
+    """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
+
+    ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
+    """
     method_class = METHODS.get(config.method)
     if method_class is None:
         raise RunError(f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}.")
@@ -232,13 +243,17 @@ def build_method(config: PretrainConfig, say: Callable[[str], None], *, load: bo
     init = init_of(config) if load else "random"
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
     if PARADIGMS[config.paradigm].adapters and not has_adapters(encoder):
-        attach_adapters(encoder, PadConfig(down_size=config.down_size, scale=config.scale, fusion=config.fusion))
+        adapters = PadConfig(config.down_size, config.scale, config.fusion, blocks=config.blocks)
+        attach_adapters(encoder, adapters)
     method = method_class(encoder, **{name: getattr(config, name) for name in METHOD_OPTIONS if name in taken})
+    weights: dict[str, Any] = {}
     if init == "random":
         method.initialise_encoder()
     else:
-        _load_head(method, report, say)
-    return method
+        weights = _load_head(method, report, say)
+        _warn_of_decoder(method, config, report, weights["missing"], say)
+    prepare_encoder(encoder, config.paradigm, lora_rank=config.lora_rank)
+    return method, weights
 
 
 def init_of(config: PretrainConfig) -> str:
@@ -246,17 +261,55 @@ def init_of(config: PretrainConfig) -> str:
     return config.init or ("random" if config.paradigm == "scratch" else "timm")
 
 
-def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -> None:
-    """Warm-start the decoder where the weights bring one, and say what did not find its place."""
-    unexpected = report.unexpected
+def lasting_init(config: PretrainConfig) -> str:
+    """``init`` as it can be found again later: timm's weights by their full name, a file by its absolute path."""
+    init = init_of(config)
+    if init == "timm":
+        return f"timm:{full_name(config.model)}"
+    return init if init == "random" or init.startswith("timm:") else str(Path(init).absolute())
+
+
+def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -> dict[str, Any]:
+    """Warm-start the decoder where the weights bring one; name every tensor that did not find its place, here too."""
+    missing, unexpected, reshaped = list(report.missing), list(report.unexpected), list(report.reshaped)
+    tables = {name: tuple(buffer.shape) for name, buffer in method.named_buffers() if not name.startswith(ENCODER)}
+    odd = [n for n, tensor in report.head.items() if n in tables and tuple(tensor.shape) != tables[n]]
+    reshaped += [f"{name}: made anew, {tables[name]}" for name in odd]  # a fixed table, for another grid
+    head_missing, left = method.load_head({name: t for name, t in report.head.items() if name not in odd})
+    head_missing = [name for name in head_missing if name not in tables]
     if report.head:
-        missing, left = method.load_head(report.head)
-        unexpected = [*unexpected, *left]
-        loaded = len(report.head) - len(left)
-        say(f"{report.source}: {loaded} tensors beside the encoder loaded, {len(missing)} missing.")
-    for what, names in (("missing", report.missing), ("unexpected", unexpected), ("resampled", report.reshaped)):
+        loaded = len(report.head) - len(left) - len(odd)
+        say(f"{report.source}: {loaded} tensors beside the encoder loaded, {len(head_missing)} missing.")
+    weights = {"missing": missing + head_missing, "unexpected": unexpected + left, "reshaped": reshaped}
+    for what, names in (("missing", missing + head_missing if report.head else missing), *list(weights.items())[1:]):
         if names:
-            say(f"{report.source}: {len(names)} {what} tensors, e.g. {names[0]}.")
+            shown = ", ".join(names if len(names) <= LISTED else names[:3])
+            more = "" if len(names) <= LISTED else f" ... (all in {RUN_FILE})"
+            say(f"{report.source}: {len(names)} {what} tensors: {shown}{more}.")
+    return {"source": report.source, "layout": report.layout, **weights}
+
+
+def _warn_of_decoder(
+    method: Method, config: PretrainConfig, report: LoadReport, missing: list[str], say: Callable[[str], None]
+) -> None:
+    """What the weights mean for a head that starts with them, or without them."""
+    frozen = [name for name in missing if name.startswith(method.frozen_with_adapters or ("\0",))]
+    if frozen and PARADIGMS[config.paradigm].adapters:
+        say(
+            f"warning: {report.source} brings no {frozen[0].split('.')[0]}, which --paradigm {config.paradigm} keeps "
+            f"frozen as the paper does, so it stays random; better give --init a full MAE file with its decoder, "
+            f"e.g. mae_pretrain_vit_base_full.pth."
+        )
+    if (
+        report.norm_pix_loss is not None
+        and hasattr(method, "norm_pix_loss")
+        and (report.norm_pix_loss != config.norm_pix_loss)
+    ):
+        learnt, flag = ("normalised", "") if report.norm_pix_loss else ("raw", "no-")
+        say(
+            f"warning: the decoder of {report.source} learnt to paint {learnt} pixels, this run has norm_pix_loss "
+            f"{'on' if config.norm_pix_loss else 'off'}; give --{flag}norm-pix-loss, or other weights."
+        )
 
 
 def count_parameters(method: Any, optimizer: torch.optim.Optimizer) -> dict[str, int]:
@@ -289,12 +342,14 @@ def write_run(
     stored: dict[str, Any] | None,
     checkpoint: Checkpoint | None,
     *,
-    data: dict[str, Any],
-    parameters: dict[str, int],
+    facts: dict[str, Any],
     device: torch.device,
     workers: int,
 ) -> None:
-    """Write RUN/run.yaml; a continued run keeps what it said and gains an entry under ``continued``."""
+    """Write RUN/run.yaml; a continued run keeps what it said and gains an entry under ``continued``.
+
+    ``facts``: data, parameters and what became of the initial weights.
+    """
     resolved = {"batch_size": plan.batch_size, "accumulate": plan.accumulate, "effective_batch": plan.effective_batch}
     where = {"device": device_name(device), "workers": workers, "versions": versions(), "git_commit": git_commit()}
     content: dict[str, Any] = {
@@ -305,8 +360,7 @@ def write_run(
             "steps_per_epoch": plan.steps_per_epoch,
             "warmup_steps": plan.warmup_steps,
         },
-        "data": data,
-        "parameters": parameters,
+        **facts,
         **where,
     }
     if stored and checkpoint:
@@ -368,10 +422,11 @@ def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], re
     if result.status != "finished":
         return
     if has_adapters(encoder):
-        save_adapters(encoder, config.out / "adapter.safetensors")
+        save_adapters(encoder, config.out / "adapter.safetensors", init=lasting_init(config))
     if parameters["trained_trunk"]:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        metadata = {"model": config.model, "image_size": str(config.image_size)}
+        state = merge_lora({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()})
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        metadata = {"model": config.model, "image_size": size_text(encoder)}
         with atomic_path(config.out / "encoder.safetensors") as temporary:
             save_file(tensors, temporary, metadata)
     write_json(config.out / RESULT, asdict(result))

@@ -9,12 +9,19 @@ from typing import Any
 
 import timm
 from timm.layers import resample_abs_pos_embed
-from timm.models import adapt_input_conv
+from timm.models import PretrainedCfg, adapt_input_conv
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
 from pad.adapters import ADAPTER, architecture_of, attach_adapters, blocks_of, detach_adapters, has_adapters
-from pad.encoders.layouts import Parts, State, adapter_config, depth_of, take_apart
+from pad.encoders.layouts import (
+    Parts,
+    State,
+    adapter_config,
+    decoder_learnt_normalised_pixels,
+    depth_of,
+    take_apart,
+)
 
 UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 """Parts of a timm ViT after ``forward_features``: neither loaded from files with care nor trained here."""
@@ -30,6 +37,7 @@ class LoadReport:
         unexpected: tensors of the source that the encoder has no place for.
         reshaped: tensors that were resampled or converted, as ``name: shape -> shape``.
         head: tensors of a pre-training head that came along, e.g. MAE's decoder, for ``Method.load_head``.
+        norm_pix_loss: whether that decoder learnt normalised pixels; None where nothing says so.
     """
 
     source: str = ""
@@ -38,6 +46,7 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     head: State = field(default_factory=dict, repr=False)
+    norm_pix_loss: bool | None = None
 
 
 def create_encoder(
@@ -131,6 +140,7 @@ def fit_tensors(model: Any, state: State, metadata: dict[str, str], source: str)
     """
     parts = take_apart(state, source)
     report = LoadReport(source=source, layout=parts.layout, head=parts.head)
+    report.norm_pix_loss = decoder_learnt_normalised_pixels(parts, metadata, source)
     fitted = _fitted(model, parts, metadata, report)
     bare = not has_adapters(model)
     config = adapter_config(parts.encoder, source) if bare else None
@@ -155,7 +165,7 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
             "weights are for."
         )
     fitted: State = {}
-    for name, tensor in parts.encoder.items():
+    for name, tensor in _without_class_position(model, parts.encoder, report).items():
         if ADAPTER in name:
             fitted[name] = tensor
         elif name in own:
@@ -170,6 +180,18 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
             "--model these weights are for."
         )
     return fitted
+
+
+def _without_class_position(model: Any, encoder: State, report: LoadReport) -> State:
+    """For a model whose class token has no position of its own (DINOv2 with registers in timm): added to the token."""
+    places, token = encoder.get("pos_embed"), encoder.get("cls_token")
+    if not getattr(model, "no_embed_class", False) or places is None or token is None or places.ndim != 3:
+        return encoder
+    patches = places.shape[1] - 1
+    if places.shape == model.pos_embed.shape or round(patches**0.5) ** 2 != patches:
+        return encoder
+    report.reshaped.append("cls_token: its position embedding added")
+    return {**encoder, "cls_token": token + places[:, :1], "pos_embed": places[:, 1:]}
 
 
 def _reshaped(
@@ -204,6 +226,19 @@ def _resampled(model: Any, tensor: Tensor, own: Tensor, metadata: dict[str, str]
     if old == tuple(grid) or tensor.shape[1] != prefix + old[0] * old[1]:
         return tensor
     return resample_abs_pos_embed(tensor, new_size=list(grid), old_size=list(old), num_prefix_tokens=prefix)
+
+
+def size_text(model: Any) -> str:
+    """``image_size`` of safetensors metadata: height x width in pixels, as ``image_size_of`` reads it."""
+    return "x".join(map(str, model.patch_embed.img_size or ()))
+
+
+def full_name(model_name: str) -> str:
+    """timm's name with the tag of its pretrained weights, ``vit_base_patch16_224.augreg2_in21k_ft_in1k``."""
+    if "." in model_name or not timm.is_model(model_name):
+        return model_name
+    tag = (timm.get_pretrained_cfg(model_name) or PretrainedCfg()).tag
+    return f"{model_name}.{tag}" if tag else model_name
 
 
 def image_size_of(metadata: dict[str, str]) -> tuple[int, int] | None:

@@ -18,10 +18,11 @@ State: TypeAlias = dict[str, Tensor]
 # what published checkpoints carry beside tensors; a Namespace only holds values (MAE and PAD training checkpoints)
 _HARMLESS: list[Any] = [argparse.Namespace]
 _NESTS = ("model", "state_dict", "module")
+_PAIR = ("student", "teacher")  # DINO and iBOT: two networks in one file, kept apart by a prefix
 
 
 def read_weights(path: Path) -> tuple[State, dict[str, str]]:
-    """Tensors by name, on the CPU, and the safetensors metadata (empty for torch files).
+    """Tensors by name, on the CPU, and what the file says about them: safetensors metadata, or a trainer's options.
 
     Raises ``WeightsError`` for a file that is missing, damaged, without tensors, or a pickle that wants to run code.
     """
@@ -30,7 +31,7 @@ def read_weights(path: Path) -> tuple[State, dict[str, str]]:
         raise WeightsError(
             f"{path} does not exist; give a weights file (.safetensors, .pth), a run folder, timm:NAME or random."
         )
-    state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
+    state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not state:
         raise WeightsError(f"{path} holds no tensors by name; give a checkpoint that holds a model's state_dict.")
     return state, metadata
@@ -44,7 +45,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         raise WeightsError(f"{path} is no readable weights file ({error}); get it again.") from error
 
 
-def _read_torch(path: Path) -> State:
+def _read_torch(path: Path) -> tuple[State, dict[str, str]]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,7 +57,7 @@ def _read_torch(path: Path) -> State:
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(f"{path} is no readable weights file ({reason:.120}); get it again.") from error
-    return _tensors(content)
+    return _tensors(content), _notes(content)
 
 
 def _wanted(error: Exception) -> str:
@@ -71,8 +72,20 @@ def _wanted(error: Exception) -> str:
 def _tensors(content: Any) -> State:
     """The dict of tensors in a checkpoint, out of the nests it is usually saved in."""
     while isinstance(content, dict):
+        pair = {name: content[name] for name in _PAIR if isinstance(content.get(name), dict)}
+        if pair:
+            return {f"{side}.{name}": tensor for side in pair for name, tensor in _tensors(pair[side]).items()}
         nest = next((name for name in _NESTS if isinstance(content.get(name), dict)), None)
         if nest is None:
             return {name: value for name, value in content.items() if isinstance(value, Tensor)}
         content = content[nest]
     return {}
+
+
+def _notes(content: Any) -> dict[str, str]:
+    """Of the options that MAE and PAD keep in their training checkpoints, the one that the decoder depends on."""
+    options = content.get("args") if isinstance(content, dict) else None
+    values = vars(options) if isinstance(options, argparse.Namespace) else options
+    if not isinstance(values, dict) or "norm_pix_loss" not in values:
+        return {}
+    return {"norm_pix_loss": str(bool(values["norm_pix_loss"]))}

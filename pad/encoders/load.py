@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pad.encoders.files import State, read_weights
 from pad.encoders.layouts import depth_of, take_apart
 
 ENCODER_FILE = "encoder.safetensors"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # folders of timm and Hugging Face, beside a config.json
 
 _PLAIN = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 
@@ -96,6 +98,10 @@ def find_weights(path: Path) -> tuple[State, dict[str, str]]:
         return read_weights(path)
     if (path / ENCODER_FILE).is_file():
         return read_weights(path / ENCODER_FILE)
+    hub = _hub_file(path)
+    if hub:
+        state, metadata = read_weights(hub)
+        return state, {**_hub_notes(path), **metadata}
     from pad.checkpoints import STATE, newest_checkpoint, read_checkpoint
 
     single = (path / STATE).is_file()
@@ -109,12 +115,34 @@ def find_weights(path: Path) -> tuple[State, dict[str, str]]:
     return checkpoint.model, {name: str(options[name]) for name in ("model", "image_size") if options.get(name)}
 
 
+def _hub_file(folder: Path) -> Path | None:
+    """The weights in a folder as timm and Hugging Face write it, None for another folder."""
+    files = [folder / name for name in _HUB_FILES] if (folder / "config.json").is_file() else []
+    return next((file for file in files if file.is_file()), None)
+
+
+def _hub_notes(folder: Path) -> dict[str, str]:
+    """Model, image size and pixel normalisation in the config.json of timm or Hugging Face, as far as it names them."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    arguments = {**(config.get("pretrained_cfg") or {}), **(config.get("model_args") or {})}
+    size = arguments.get("img_size") or (arguments.get("input_size") or [0])[1:] or config.get("image_size")
+    sides = [size] * 2 if isinstance(size, int) else list(size or [])
+    notes = {"model": config.get("architecture"), "norm_pix_loss": config.get("norm_pix_loss")}
+    notes["image_size"] = "x".join(map(str, sides)) or None
+    return {name: str(value) for name, value in notes.items() if value is not None}
+
+
 def _adapters_alone(path: Path) -> bool:
     """Whether ``path`` holds adapters and nothing that they sit on."""
     if path.is_dir():
         from pad.checkpoints import STATE, list_checkpoints
 
-        trunk = (path / ENCODER_FILE).is_file() or (path / STATE).is_file() or list_checkpoints(path)
+        trunk = (
+            any((path / name).is_file() for name in (ENCODER_FILE, STATE)) or _hub_file(path) or list_checkpoints(path)
+        )
         return (path / ADAPTER_FILE).is_file() and not trunk
     return path.suffix == ".safetensors" and path.is_file() and all(ADAPTER in name for name in read_weights(path)[0])
 
@@ -140,7 +168,9 @@ def _stored_config(folder: Path) -> PadConfig | None:
     if file.is_file():
         return recorded_config(read_record(file, read_weights(file)[1]), file)
     options, names = _run_options(_run_of(folder)), ("down_size", "scale", "fusion")
-    return PadConfig(**{name: options[name] for name in names}) if all(name in options for name in names) else None
+    if any(name not in options for name in names):
+        return None
+    return PadConfig(**{name: options[name] for name in names}, blocks=options.get("blocks"))
 
 
 def _run_of(path: Path) -> Path:

@@ -178,7 +178,6 @@ LORA_BACKBONES = [
     ("vit_small_patch16_dinov3", 64),
     ("vit_small_patch16_dinov3_qkvb", 64),
     ("eva02_tiny_patch14_224", 56),
-    ("beitv2_base_patch16_224", 64),
     ("vit_base_patch16_clip_224", 64),
     ("vit_base_patch16_siglip_224", 64),
 ]

@@ -16,6 +16,7 @@ from msip.errors import MsipError
 from .build import build, verify
 from .demo import demo
 from .doctor import doctor
+from .models import export_model, scale_maps
 from .pretrain import pretrain
 from .rois import export_crops, rois
 from .sources import sources
@@ -30,6 +31,8 @@ app = typer.Typer(
 for command in (sources, build, verify, rois, pretrain, demo, doctor):
     app.command()(command)
 app.command("export-crops")(export_crops)
+app.command("export-model")(export_model)
+app.command("scale-maps")(scale_maps)
 
 
 def main() -> NoReturn:

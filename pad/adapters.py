@@ -161,12 +161,20 @@ def attach_adapters(model: nn.Module, config: PadConfig | None = None) -> nn.Mod
             raise ModelError(
                 f"block {index} of {type(model).__name__} is a {name}; adapters fit {fitting}: choose another model."
             )
-    for _, block in _chosen(blocks, config):
+    made = {}
+    for index, block in _chosen(blocks, config):
         like = block.norm1.weight
-        width = like.shape[0]
-        adapter = Adapter(width, config, device=like.device, dtype=like.dtype).train(block.training)
+        made[index] = Adapter(like.shape[0], config, device=like.device, dtype=like.dtype)
+    return put_adapters(model, config, made)
+
+
+def put_adapters(model: nn.Module, config: PadConfig, adapters: dict[int, Adapter]) -> nn.Module:
+    """Put existing adapters, by block index, on a model without any, in place; they follow its device and mode."""
+    blocks: list[Any] = blocks_of(model)
+    for index, adapter in adapters.items():
+        block = blocks[index]
         block.__class__ = _ADAPTED[type(block)]
-        block.adapter = adapter
+        block.adapter = adapter.to(block.norm1.weight.device).train(block.training)
     model.pad_config = config  # type: ignore[assignment]
     return model
 

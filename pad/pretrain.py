@@ -39,7 +39,7 @@ from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
 from pad.data import ImageIndex, PretrainDataset, write_index
 from pad.encoders import LoadReport, create_encoder
-from pad.encoders.create import full_name, size_text
+from pad.encoders.create import lasting_init, size_text
 from pad.lora import merge_lora
 from pad.methods import METHODS, Method
 from pad.methods.base import ENCODER
@@ -261,14 +261,6 @@ def init_of(config: PretrainConfig) -> str:
     return config.init or ("random" if config.paradigm == "scratch" else "timm")
 
 
-def lasting_init(config: PretrainConfig) -> str:
-    """``init`` as it can be found again later: timm's weights by their full name, a file by its absolute path."""
-    init = init_of(config)
-    if init == "timm":
-        return f"timm:{full_name(config.model)}"
-    return init if init == "random" or init.startswith("timm:") else str(Path(init).absolute())
-
-
 def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -> dict[str, Any]:
     """Warm-start the decoder where the weights bring one; name every tensor that did not find its place, here too."""
     missing, unexpected, reshaped = list(report.missing), list(report.unexpected), list(report.reshaped)
@@ -422,7 +414,7 @@ def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], re
     if result.status != "finished":
         return
     if has_adapters(encoder):
-        save_adapters(encoder, config.out / "adapter.safetensors", init=lasting_init(config))
+        save_adapters(encoder, config.out / "adapter.safetensors", init=lasting_init(config.model, init_of(config)))
     if parameters["trained_trunk"]:
         state = merge_lora({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()})
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}

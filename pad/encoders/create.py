@@ -233,6 +233,13 @@ def size_text(model: Any) -> str:
     return "x".join(map(str, model.patch_embed.img_size or ()))
 
 
+def lasting_init(model_name: str, init: str) -> str:
+    """``init`` as it can be found again later: timm's weights by their full name, a file by its absolute path."""
+    if init == "timm":
+        return f"timm:{full_name(model_name)}"
+    return init if init == "random" or init.startswith("timm:") else str(Path(init).absolute())
+
+
 def full_name(model_name: str) -> str:
     """timm's name with the tag of its pretrained weights, ``vit_base_patch16_224.augreg2_in21k_ft_in1k``."""
     if "." in model_name or not timm.is_model(model_name):

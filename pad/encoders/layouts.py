@@ -86,6 +86,17 @@ def from_pad_reference(state: State) -> Parts:
     return from_mae({_renamed(name): tensor for name, tensor in state.items()})
 
 
+def to_pad_reference(state: State) -> State:
+    """An encoder with adapters under the reference's key names: the inverse of ``from_pad_reference``."""
+    renamed: State = {}
+    for name, tensor in state.items():
+        theirs = name
+        for reference, ours in _PAD_NAMES.items():
+            theirs = theirs.replace(ours, reference) if reference != ".adaptmlp.scale" else theirs
+        renamed[theirs.replace(".adapter.scale", ".adaptmlp.scale")] = tensor
+    return renamed
+
+
 def from_mae(state: State) -> Parts:
     """facebookresearch/mae: timm's names, the decoder beside them."""
     head = {name: tensor for name, tensor in state.items() if name.startswith(_HEAD)}

@@ -21,7 +21,7 @@ from pad.adapters import (
     recorded_config,
 )
 from pad.bottleneck import PadConfig
-from pad.encoders.create import LoadReport, create_encoder, fit_tensors, image_size_of
+from pad.encoders.create import LoadReport, create_encoder, fit_tensors, image_size_of, lasting_init
 from pad.encoders.files import State, read_weights
 from pad.encoders.layouts import depth_of, take_apart
 
@@ -160,6 +160,15 @@ def _base_of(path: Path) -> nn.Module:
     height, width = record.get("image_size") or (224, 224)
     channels = record.get("in_chans") or 3
     return create_encoder(record["model"], init=init, image_size=(height, width), in_chans=channels)[0]
+
+
+def base_weights_of(path: Path) -> str | None:
+    """The base weights that the adapters at ``path``, or the run there, name; None if they name none."""
+    file = path / ADAPTER_FILE if path.is_dir() else path
+    if file.is_file() and (path.is_dir() or _adapters_alone(path)):
+        return read_record(file, read_weights(file)[1]).get("init")
+    options = _run_options(_run_of(path)) if path.is_dir() else {}
+    return lasting_init(options["model"], options["init"]) if options.get("init") else None
 
 
 def _stored_config(folder: Path) -> PadConfig | None:

@@ -179,8 +179,8 @@ def _refuse_other_than_reference(trunk: dict[str, Tensor], run: str) -> None:
     if odd or not {"cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"} <= trunk.keys():
         found = f"has {odd}" if odd else "lacks parts of one"
         raise ModelError(
-            f"--format pad is for a plain ViT with a class token, all that the reference code knows; the model of {run} "
-            f"{found}: choose --format timm."
+            f"--format pad is for a plain ViT with a class token, all that the reference code knows; the model of "
+            f"{run} {found}: choose --format timm."
         )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pickle
+import pickletools
+import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,26 +50,44 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_torch(path: Path) -> tuple[State, dict[str, str]]:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, in words for developers
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is a pickle that holds more than tensors and could run code ({_wanted(error)}); it is not opened: "
+            f"{path} is a pickle that holds more than tensors and could run code ({_wanted(path)}); it is not opened: "
             "save its state_dict alone, best as safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).split(". ")[0]
         raise WeightsError(f"{path} is no readable weights file ({reason:.120}); get it again.") from error
     return _tensors(content), _notes(content)
 
 
-def _wanted(error: Exception) -> str:
-    """What a refused pickle asked for, from torch's long message."""
-    text = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported operand ", "Unsupported class "):
-        if mark in text:
-            return f"its pickle wants {text.split(mark, 1)[1].split(maxsplit=1)[0]}"
-    return "its pickle wants more than tensors"
+def _wanted(path: Path) -> str:
+    """What a refused pickle asks for, by name, read off its opcodes without running any."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no zip archive: a bare pickle, or torch's format before 1.6
+        names = _globals_in(path)
+    known = {f"{kind.__module__}.{kind.__qualname__}" for kind in _HARMLESS}
+    wanted = sorted({name for name in names if name not in known and not name.startswith(("torch.", "collections."))})
+    return f"it wants {', '.join(wanted[:3])}" if wanted else "it wants more than tensors"
+
+
+def _globals_in(path: Path) -> list[str]:
+    """Every ``module.name`` that the pickles in a file import, as far as they can be followed."""
+    names, texts = [], []
+    with contextlib.suppress(ValueError, OSError), path.open("rb") as file:
+        while True:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names.append(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    names.append(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    return names
 
 
 def _tensors(content: Any) -> State:

@@ -85,7 +85,13 @@ def test_pad_reference_checkpoint_brings_its_adapters(golden):
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (lambda path: path.write_bytes(pickle.dumps({"model": Hostile()})), "could run code"),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"model": Hostile()})),
+            r"could run code \(it wants builtins\.print\)",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps(Hostile(), 2)), r"it wants __builtin__\.print"),
+        (lambda path: torch.save({"model": Hostile()}, path), r"it wants builtins\.print|it wants __builtin__\.print"),
+        (lambda path: torch.save(Hostile(), path, _use_new_zipfile_serialization=False), "could run code"),
         (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no readable weights"),
         (lambda path: torch.save({"a.b": torch.zeros(2)}, path), "no known layout"),
         (lambda path: torch.save(vit(embed_dim=96).state_dict(), path), "choose the --model"),

@@ -77,7 +77,8 @@ def _wanted(path: Path) -> str:
 
 def _globals_in(path: Path) -> list[str]:
     """Every ``module.name`` that the pickles in a file import, as far as they can be followed."""
-    names, texts = [], []
+    names: list[str] = []
+    texts: list[str] = []
     with contextlib.suppress(ValueError, OSError), path.open("rb") as file:
         while True:
             for opcode, argument, _ in pickletools.genops(file):

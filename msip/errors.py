@@ -84,3 +84,7 @@ class ModelError(MsipError):
 
 class RunError(MsipError):
     """A training run's folder or configuration is in the way or inconsistent."""
+
+
+class InspectionError(MsipError):
+    """The FiftyOne App, its database or its port cannot be used."""

@@ -1,0 +1,46 @@
+"""8-bit previews of stored 16-bit images: a browser shows only their upper 8 bits, which is near-black."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from msip.errors import MsipError
+from msip.files import write_bytes
+from msip.manifest import Manifest
+from msip.pictures import encode_png
+from msip.radiometry import to_8bit
+
+FOLDER = Path(".msip") / "previews"
+
+
+def make_previews(manifest: Manifest, indices: NDArray[np.int64]) -> dict[int, str]:
+    """Write previews of those rows whose stored file has 16 bits, by the default AGC.
+
+    Returns their absolute paths by row. A file that cannot be read has none.
+    """
+    depths, paths = (manifest.table.column(name) for name in ("bit_depth", "path"))
+    previews = {}
+    for row in indices.tolist():
+        if (depths[row].as_py() or 8) <= 8:
+            continue
+        path = paths[row].as_py()
+        pixels = cv2.imread(str(manifest.root / path), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.dtype != np.uint16:
+            continue  # most: a build stores 16-bit frames as 8 bits already
+        to = (manifest.root / FOLDER / path).with_suffix(".png").resolve()
+        if not to.exists() or to.stat().st_mtime_ns < (manifest.root / path).stat().st_mtime_ns:
+            write_bytes(to, encode_png(_eight_bits(pixels)), sync=False)
+        previews[row] = str(to)
+    return previews
+
+
+def _eight_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    grey = pixels if pixels.ndim == 2 else pixels[..., :3].mean(-1).astype(np.uint16)
+    try:
+        return to_8bit(grey, "percentile")[0]
+    except MsipError:  # constant, or nearly so
+        return np.zeros(grey.shape, np.uint8)

@@ -195,9 +195,9 @@ def main() -> None:
                 end="",
             )
             print(f"fiftyone {version('fiftyone')}, {ROIS} RoIs an image; load {os.getloadavg()[0]:.1f}")
-            print(
-                "   images  import s  images/s  to add_s  again s  100 changed s  memory MiB  peak MiB  server MiB  disk MiB"
-            )
+            names = ("images", "import s", "images/s", "to add_s", "again s", "100 changed s", "memory MiB", "peak MiB")
+            widths = (9, 9, 9, 9, 10, 13, 12, 9, 11, 9)
+            print(*(n.rjust(w) for n, w in zip((*names, "server MiB", "disk MiB"), widths, strict=True)))
             reference = None
             for images in sizes:
                 reference = measure(fiftyone, folder, images, reference)

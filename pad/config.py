@@ -46,8 +46,13 @@ DEFAULT_BATCH = {"cuda": 256, "cpu": 32}
 """``batch_size`` where none is given and the data has as many images."""
 
 
+def _option(default: Any, help: str, *, shown: str | None = None, **limits: float) -> Any:
+    """A field that is an option of the command line too; ``shown`` stands there for a default that follows later."""
+    return Field(default=default, description=help, json_schema_extra={"shown": shown}, **limits)  # type: ignore[arg-type]
+
+
 class PretrainConfig(BaseModel):
-    """The options of ``msip pretrain``; every problem is raised as ``RunError``, one sentence.
+    """The options of ``msip pretrain``, its help included; every problem is raised as ``RunError``, one sentence.
 
     ``preset`` fills what is not given. ``None`` means: follows from the rest, see ``Plan`` and ``pad.pretrain``.
     """
@@ -55,52 +60,67 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     _explicit: frozenset[str] = PrivateAttr(default=frozenset())
 
-    data: Path = Field(description="folder made by `msip build`")
-    out: Path = Field(description="the run's folder")
-    preset: Literal["pad-paper"] | None = None
-    method: str = "mae"
-    model: str = "vit_base_patch16_224"
-    init: str | None = None
-    paradigm: str = "pad"
-    image_size: int = Field(default=224, ge=16)
-    epochs: int = Field(default=100, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    warmup_epochs: float | None = Field(default=None, ge=0)
-    batch_size: int | None = Field(default=None, ge=1)
-    accumulate: int | None = Field(default=None, ge=1)
-    effective_batch: int | None = Field(default=None, ge=1)
-    blr: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    layer_decay: float = Field(default=0.7, gt=0, le=1)
-    clip_grad: float | None = Field(default=None, gt=0)
-    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
-    norm_pix_loss: bool = True
-    decoder_embed_dim: int = Field(default=512, ge=1)
-    decoder_depth: int = Field(default=8, ge=1)
-    decoder_num_heads: int = Field(default=16, ge=1)
-    teacher: str | None = None
-    scale: Literal["fixed", "learnable", "patchwise"] = "patchwise"
-    fusion: Literal["concat", "sum", "side", "gside"] = "concat"
-    down_size: int = Field(default=64, ge=1)
-    blocks: tuple[int, ...] | None = None
-    scale_freeze: float = Field(default=0.6, ge=0, le=1)
-    lora_rank: int = Field(default=32, ge=1)
-    roi_p: float = Field(default=0.85, ge=0, le=1)
-    exclude_flag: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    workers: int | None = Field(default=None, ge=0)
-    save_every: int | None = Field(default=None, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
-    log_every: int | None = Field(default=None, ge=1)
-    resume: str | None = None
+    data: Path = Field(description="Folder made by `msip build`.")
+    out: Path = Field(description="The run's folder.")
+    preset: str | None = _option(None, f"A recipe that fills what is not given: {', '.join(PRESETS)}.")
+    method: str = _option("mae", "Self-supervised method: mae.")
+    model: str = _option("vit_base_patch16_224", "timm ViT.")
+    init: str | None = _option(
+        None, "Starting weights: timm, timm:NAME, a file, a folder, random.", shown="timm; scratch: random"
+    )
+    paradigm: str = _option("pad", "What trains: pad, continual, layer-decay, scratch, frozen, lora, bitfit, explora.")
+    image_size: int = _option(224, "Side of the crops, in pixels.", ge=16)
+    epochs: int = _option(100, "Passes over the data.", ge=1)
+    max_steps: int | None = _option(
+        None, "Optimizer steps in place of --epochs; schedule and warm-up shrink with it.", ge=1
+    )
+    warmup_epochs: float | None = _option(None, "Linear warm-up.", shown="a tenth of --epochs", ge=0)
+    batch_size: int | None = _option(None, "Images of one pass of one process.", shown="GPU 256, CPU 32", ge=1)
+    accumulate: int | None = _option(None, "Passes of one optimizer step.", shown="1", ge=1)
+    effective_batch: int | None = _option(
+        None, "Images of one optimizer step; --accumulate follows.", shown="follows", ge=1
+    )
+    blr: float = _option(5e-4, "Learning rate for 256 images a step; scaled linearly.", gt=0)
+    weight_decay: float = _option(0.05, "Of AdamW, on matrices only.", ge=0)
+    layer_decay: float = _option(0.7, "Per block, with --paradigm layer-decay.", gt=0, le=1)
+    clip_grad: float | None = _option(None, "Largest gradient norm.", shown="none", gt=0)
+    mask_ratio: float = _option(0.75, "Share of hidden patches.", gt=0, lt=1)
+    norm_pix_loss: bool = _option(True, "Normalise each target patch.")
+    decoder_embed_dim: int = _option(512, "Width of the decoder.", ge=1)
+    decoder_depth: int = _option(8, "Blocks of the decoder.", ge=1)
+    decoder_num_heads: int = _option(16, "Attention heads of the decoder.", ge=1)
+    teacher: str | None = _option(None, "Teacher, for methods that have one: a name or a file.")
+    scale: Literal["fixed", "learnable", "patchwise"] = _option(
+        "patchwise", "Adapter scale: fixed, learnable, patchwise."
+    )
+    fusion: Literal["concat", "sum", "side", "gside"] = _option(
+        "concat", "What predicts the patchwise scale: concat, sum, side, gside."
+    )
+    down_size: int = _option(64, "Width of the adapter's bottleneck.", ge=1)
+    blocks: tuple[int, ...] | None = _option(
+        None, "A block that gets an adapter, from 0 (may be repeated).", shown="all"
+    )
+    scale_freeze: float = _option(0.6, "Share of the run in which the patchwise scales stay frozen.", ge=0, le=1)
+    lora_rank: int = _option(32, "Rank, with --paradigm lora and explora.", ge=1)
+    roi_p: float = _option(0.85, "Probability of a RoI crop of any size.", ge=0, le=1)
+    exclude_flag: tuple[str, ...] = _option((), "Leave out images with this flag (may be repeated).")
+    seed: int = _option(0, "Of weights, order, crops, masks and dropout.", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = _option("auto", "auto, cpu, cuda.")
+    precision: Literal["auto", "bf16", "fp32"] = _option("auto", "auto (bf16 on a GPU), bf16, fp32.")
+    workers: int | None = _option(None, "Processes that read images.", shown="by cores", ge=0)
+    save_every: int | None = _option(None, "Checkpoint every N steps, beside each epoch's end.", ge=1)
+    keep_checkpoints: int = _option(2, "Newest checkpoints kept.", ge=1)
+    log_every: int | None = _option(None, "Steps between lines of metrics.", shown="a 50th of the run, 1 to 20", ge=1)
+    resume: str | None = _option(None, "Continue: auto (the run in --out), a run, or a checkpoint.")
 
     def __init__(self, **values: Any) -> None:
         known = set(type(self).model_fields)
         for name in values:
             if name not in known:
                 raise RunError(f"there is no option {name!r}{_suggestion(name, known)}.")
+        name = values.get("preset")
+        if name is not None and name not in tuple(PRESETS):
+            raise RunError(f"--preset is {name!r}; choose one of {', '.join(PRESETS)}.")
         try:
             super().__init__(**_with_preset(values))
         except ValidationError as error:

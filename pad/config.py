@@ -48,7 +48,7 @@ DEFAULT_BATCH = {"cuda": 256, "cpu": 32}
 
 def _option(default: Any, help: str, *, shown: str | None = None, **limits: float) -> Any:
     """A field that is an option of the command line too; ``shown`` stands there for a default that follows later."""
-    return Field(default=default, description=help, json_schema_extra={"shown": shown}, **limits)  # type: ignore[arg-type]
+    return Field(default=default, description=help, json_schema_extra={"shown": shown}, **limits)  # type: ignore[call-overload]
 
 
 class PretrainConfig(BaseModel):
@@ -118,9 +118,9 @@ class PretrainConfig(BaseModel):
         for name in values:
             if name not in known:
                 raise RunError(f"there is no option {name!r}{_suggestion(name, known)}.")
-        name = values.get("preset")
-        if name is not None and name not in tuple(PRESETS):
-            raise RunError(f"--preset is {name!r}; choose one of {', '.join(PRESETS)}.")
+        preset = values.get("preset")
+        if preset is not None and preset not in tuple(PRESETS):
+            raise RunError(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}.")
         try:
             super().__init__(**_with_preset(values))
         except ValidationError as error:

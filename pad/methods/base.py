@@ -59,6 +59,14 @@ class Method(nn.Module, ABC):
         """What draws the inputs of one sample, None for a method that needs only the image."""
         return None
 
+    def begin_step(self, epoch: float, epochs: float) -> None:
+        """Called before each optimizer step with how much is done, in passes over the data; nothing by default."""
+        return
+
+    def end_step(self, applied: Tensor) -> None:
+        """Called after each optimizer step; ``applied``, bool on the device, is False if it was called off."""
+        return
+
     def initialise_encoder(self) -> None:
         """Give a randomly initialised encoder the method's own initialisation; nothing by default."""
         return

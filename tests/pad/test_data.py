@@ -25,7 +25,7 @@ from pad.data import (
     start_reading,
     write_index,
 )
-from pad.methods.mae import NoiseSampler
+from pad.methods.patches import NoiseSampler
 
 SIZE = 32
 

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from pad.adapters import PadConfig, adapters_enabled, attach_adapters, count_adapter_parameters, detach_adapters
 from pad.encoders.layouts import from_pad_reference
-from pad.methods import MAE
+from pad.methods import MAE, MILAN
 from pad.paradigms import apply_paradigm, scales_frozen_at
 
 
@@ -39,6 +39,25 @@ def test_mae_equals_the_reference(golden, name):
     assert len(gradients) == len(part(tensors, "grad."))
     for key, gradient in gradients.items():
         assert largest(parameters[key].grad - gradient) <= 1e-4 * largest(gradient), key
+
+
+def test_milan_equals_the_reference(golden):
+    metadata, tensors = read(golden, "pad_milan_concat")
+    method = MILAN.from_reference(part(tensors, "state."), metadata).eval()
+    inputs = {name: tensors[f"input.{key}"] for name, key in MILAN_INPUTS.items()}
+    output = method(tensors["input.images"], **inputs)
+    output.loss.backward()
+    assert largest(output.loss - tensors["output.loss"]) <= 1e-5
+    assert largest(output.prediction - tensors["output.pred"]) <= 1e-5
+    assert torch.equal(output.mask, tensors["output.mask"])
+    gradients = from_pad_reference(part(tensors, "grad.")).encoder
+    parameters = dict(method.encoder.named_parameters())
+    assert len(gradients) == 21
+    for key, gradient in gradients.items():
+        assert largest(parameters[key].grad - gradient) <= 1e-4 * largest(gradient), key
+
+
+MILAN_INPUTS = {"teacher": "teacher_tokens", "teacher_attention": "teacher_cls_attention", "order": "ids_shuffle"}
 
 
 @pytest.mark.parametrize(

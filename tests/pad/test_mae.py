@@ -13,7 +13,7 @@ from pad.adapters import attach_adapters
 from pad.bottleneck import PadConfig
 from pad.encoders.tokens import embed, run_blocks
 from pad.methods import MAE
-from pad.methods.mae import sincos_pos_embed
+from pad.methods.patches import sincos_pos_embed
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
 MODELS = [

@@ -23,6 +23,18 @@ class StemCollisionError(MsipError):
     """Two raw frames would get the same name in the output."""
 
 
+class ArchiveError(MsipError):
+    """An archive cannot be read: broken, incomplete, encrypted, or of a format that needs a tool."""
+
+
+class UnsafeArchive(ArchiveError):
+    """An archive wants to write outside its folder, or unpacks to far more than it should; nothing of it is kept."""
+
+
+class DownloadError(MsipError):
+    """A file could not be downloaded; what has arrived is kept and the next run goes on from there."""
+
+
 class OutputError(MsipError):
     """The output cannot be written: no permission, no space, in use."""
 

@@ -1,0 +1,24 @@
+"""Archives, opened safely: zip, tar (plain, gz, bz2, xz, zst), 7z, rar, all of them also in parts, and .seq movies.
+
+``extract`` is the one door. Members are streamed from the archive (or its parts) into place; there is no second copy
+on the disk, for any format. What an archive may do is decided in ``msip.archives.policy``, whatever the format.
+"""
+
+from __future__ import annotations
+
+from msip.archives.extract import Extraction, Wanted, extract
+from msip.archives.formats import RAR_ADVICE, rar_tool, sniff
+from msip.archives.parts import archive_sets, find_parts
+from msip.archives.policy import Limits
+
+__all__ = [
+    "RAR_ADVICE",
+    "Extraction",
+    "Limits",
+    "Wanted",
+    "archive_sets",
+    "extract",
+    "find_parts",
+    "rar_tool",
+    "sniff",
+]

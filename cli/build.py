@@ -11,7 +11,7 @@ import typer
 from msip.files import human_bytes
 from msip.report import BuildReport
 
-from .options import Json, Out, Workers, cores
+from .options import Engine, EngineName, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
 
 _SHOWN_PROBLEMS = 10
@@ -44,6 +44,7 @@ def build(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built; write nothing.")] = False,
     workers: Workers = cores(),
+    engine: Engine = EngineName.local,
     as_json: Json = False,
 ) -> None:
     """Turn raw trees, or a folder of your own frames, into images and a verified manifest."""
@@ -64,6 +65,7 @@ def build(
             with_rois=not no_rois,
             roi_txt=write_roi_txt,
             dry_run=dry_run,
+            engine=engine.value,
             progress=bars,
         )
     if as_json:

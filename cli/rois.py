@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ExcludeFlag, Json, Out, Workers, cores
+from .options import Engine, EngineName, ExcludeFlag, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line
 
 
@@ -25,16 +25,18 @@ def rois(
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
     ] = False,
     workers: Workers = cores(),
+    engine: Engine = EngineName.local,
     as_json: Json = False,
 ) -> None:
     """Give every image of a build its RoIs (selective search); finished ones are not computed again."""
+    from msip.engine import ENGINES
     from msip.manifest import Manifest
     from msip.proposals import add_rois
     from msip.proposals import write_roi_txt as write
 
     manifest = Manifest.read(out)
-    with StageBars(quiet=as_json) as bars:
-        manifest = add_rois(manifest, workers=workers, progress=lambda done: bars("RoIs", done, len(manifest)))
+    with StageBars(quiet=as_json) as bars, ENGINES[engine.value](workers) as runner:
+        manifest = add_rois(manifest, engine=runner, progress=lambda done: bars("RoIs", done, len(manifest)))
     manifest.write()
     if write_roi_txt:
         write(manifest)

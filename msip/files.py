@@ -27,6 +27,8 @@ def write_errors(path: Path) -> Iterator[None]:
             found, advice = "the disk is full", "free space or choose another folder, then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             found, advice = "no permission to write", "choose a folder you can write to"
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+            found, advice = "no folder can be made there", "choose another folder"
         else:
             found, advice = error.strerror or str(error), "check the path"
         raise OutputError(f"cannot write {path}: {found}; {advice}.") from error
@@ -96,6 +98,15 @@ def make_output_folder(path: Path) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     return path
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise ``OutputError`` where ``path`` plainly cannot become a folder; writes nothing."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{existing} is a file, a folder was expected; choose another --out.")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(f"cannot write in {existing}: no permission to write; choose a folder you can write to.")
 
 
 def free_bytes(path: Path) -> int:

@@ -28,19 +28,17 @@ _IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"FFF\x00", b"CPTV")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One raw file that becomes one image.
 
     Attributes:
-        path: the file itself.
-        source_path: relative to the source's root, with forward slashes.
+        source_path: relative to the root of the list, with forward slashes.
         stem: name of the stored image, without extension.
         sequence: name of the video it comes from, or ``None``.
         frame_index: its position in that video before the stride, from 0.
     """
 
-    path: Path
     source_path: str
     stem: str
     sequence: str | None = None
@@ -110,7 +108,7 @@ def list_frames(source: Source, raw: Path) -> FrameList:
 def number(listing: FrameList) -> None:
     """Name the frames ``%07d`` in list order, as the reference's extraction scripts do."""
     listing.frames = [
-        Frame(frame.path, frame.source_path, f"{index:07d}", frame.sequence, frame.frame_index)
+        Frame(frame.source_path, f"{index:07d}", frame.sequence, frame.frame_index)
         for index, frame in enumerate(listing.frames)
     ]
 
@@ -137,7 +135,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         name = ordered[index]
         path = name if prefix == "." else f"{prefix}/{name}"
         stem = name.rsplit(".", 1)[0]
-        listing.frames.append(Frame(folder / name, path, stem, sequence, index if sequence else None))
+        listing.frames.append(Frame(path, stem, sequence, index if sequence else None))
 
 
 def _ordered(listing: FrameList, names: list[str], order: str, folder: Path) -> list[str]:
@@ -279,7 +277,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
         else:
             listing.strays[path.suffix.lower() or path.name] += 1
     for relative in sorted(paths, key=natural_key):
-        listing.frames.append(Frame(folder / relative, relative, stem_of(relative)))
+        listing.frames.append(Frame(relative, stem_of(relative)))
     if not listing.frames:
         raise LayoutError(f"{folder} holds no image (it holds {_contents(folder)}); give a folder with image files.")
     listing.seen = len(listing.frames)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msip import radiometry
-from msip.engine import run_tasks
+from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
 from msip.frames import FrameList, list_folder, list_frames, number
@@ -81,6 +81,7 @@ def build(
     with_rois: bool = True,
     roi_txt: bool = False,
     dry_run: bool = False,
+    engine: EngineName = "local",
     progress: Progress = _silent,
 ) -> BuildReport:
     """Build a corpus from raw trees, or a data set from a folder of one's own frames.
@@ -98,6 +99,7 @@ def build(
         with_rois: compute RoIs.
         roi_txt: also write ``<source>/roi/<stem>.txt``.
         dry_run: only list and estimate; nothing is written.
+        engine: ``local``: processes of this machine; ``ray``: a Ray cluster (see ``msip.engine.RayEngine``).
         progress: called as work is finished.
 
     Returns:
@@ -113,12 +115,12 @@ def build(
     if dry_run:
         return report
     make_output_folder(out)
-    with _lock(out):
+    with _lock(out), ENGINES[engine](workers) as runner:
         _refuse_full_disk(report, out)
-        tables = [_build_source(plan, out, workers, progress) for plan in plans]
+        tables = [_build_source(plan, out, runner, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
         if with_rois:
-            manifest = add_rois(manifest, workers=workers, progress=lambda done: progress("RoIs", done, len(manifest)))
+            manifest = add_rois(manifest, engine=runner, progress=lambda done: progress("RoIs", done, len(manifest)))
             report.rois = _count_rois(manifest)
         if roi_txt:
             write_roi_txt(manifest)
@@ -213,7 +215,7 @@ def _absent_message(absent: list[tuple[str, str]], present: list[str], raw: Path
 def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
     """Stat the selected raw files: for the ledgers, and as an estimate of the disk needed."""
     for plan in plans:
-        plan.stats = [file_stat(frame.path) for frame in plan.listing.frames]
+        plan.stats = [file_stat(plan.listing.root / frame.source_path) for frame in plan.listing.frames]
         source = plan.report
         source.seen, source.sequences = plan.listing.seen, plan.listing.sequences
         source.strays = dict(plan.listing.strays)
@@ -246,16 +248,16 @@ def _lock(out: Path) -> Iterator[None]:
         yield
 
 
-def _build_source(plan: Plan, out: Path, workers: int, progress: Progress) -> pa.Table:
+def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> pa.Table:
     """Store all frames of one source. Returns its ledger entries in output order, problems among them."""
-    _drop_dark(plan, out, workers, progress)
+    _drop_dark(plan, out, engine, progress)
     ledger = Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
     done = _still_valid(plan, out, ledger)
     plan.report.done_before = sum(done)
     total = len(plan.listing.frames)
     progress(plan.name, plan.report.done_before, total)
     todo = [index for index, valid in enumerate(done) if not valid]
-    for entries in run_tasks(process_batch, _batches(plan, out, todo), workers):
+    for entries in engine.run(process_batch, _batches(plan, out, todo)):
         ledger.append(entries)
         progress(plan.name, len(entries), total)
     table = ledger.finish([frame.source_path for frame in plan.listing.frames])
@@ -268,7 +270,7 @@ def _batches(plan: Plan, out: Path, indices: Sequence[int]) -> Iterator[Batch]:
     for start in range(0, len(indices), _BATCH):
         chosen = indices[start : start + _BATCH]
         frames = [plan.listing.frames[index] for index in chosen]
-        yield Batch(out, plan.recipe, frames, [plan.stats[index] for index in chosen])
+        yield Batch(plan.listing.root, out, plan.recipe, frames, [plan.stats[index] for index in chosen])
 
 
 def _still_valid(plan: Plan, out: Path, ledger: Ledger) -> list[bool]:
@@ -288,7 +290,7 @@ def _still_valid(plan: Plan, out: Path, ledger: Ledger) -> list[bool]:
     return result
 
 
-def _drop_dark(plan: Plan, out: Path, workers: int, progress: Progress) -> None:
+def _drop_dark(plan: Plan, out: Path, engine: Engine, progress: Progress) -> None:
     """Drop frames below the source's peak, after the stride, before they are numbered (as the reference does)."""
     least = plan.source.selection.min_peak_grey if plan.source else None
     if least is None:
@@ -305,7 +307,7 @@ def _drop_dark(plan: Plan, out: Path, workers: int, progress: Progress) -> None:
     stage, total = f"{plan.name} (dark filter)", len(paths)
     progress(stage, sum(known), total)
     todo = [index for index, is_known in enumerate(known) if not is_known]
-    for entries in run_tasks(peak_batch, _batches(plan, out, todo), workers):
+    for entries in engine.run(peak_batch, _batches(plan, out, todo)):
         ledger.append(entries)
         progress(stage, len(entries), total)
     peaks = ledger.finish(paths).column("peak").to_pylist()

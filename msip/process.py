@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from msip import radiometry
 from msip.errors import BlankFrame, BrokenFrame, FrameError
-from msip.files import sha256_bytes, sync_file, sync_folder, write_bytes
+from msip.files import sha256_bytes, sync_file, sync_folder, write_bytes, write_errors
 from msip.frames import Frame
 from msip.manifest import SCHEMA
 
@@ -71,8 +71,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """A task for a worker: some frames of one source. ``stats`` are (bytes, mtime in ns) of the raw files."""
+    """A task for a worker: some frames of one source.
 
+    ``root`` is the folder that their ``source_path`` is relative to; ``stats`` are (bytes, mtime in ns) of the files.
+    """
+
+    root: Path
     out: Path
     recipe: Recipe
     frames: Sequence[Frame]
@@ -98,8 +102,9 @@ def process_batch(batch: Batch) -> list[dict[str, Any]]:
         for frame, (raw_bytes, mtime_ns) in zip(batch.frames, batch.stats, strict=True)
     ]
     stored = [batch.out / entry["path"] for entry in entries if entry["problem"] is None]
-    for path in stored:  # after all are written: the first flush then carries most of the others
-        sync_file(path)
+    with write_errors(batch.out):  # network file systems say only here that they are full
+        for path in stored:  # after all are written: the first flush then carries most of the others
+            sync_file(path)
     for folder in {path.parent for path in stored}:
         sync_folder(folder)
     return entries
@@ -114,11 +119,12 @@ def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[
         "problem": None,
     }
     try:
-        data = _read(frame.path)
+        data = _read(batch.root / frame.source_path)
         raw = radiometry.decode(data, name=frame.source_path)
         stored = render(raw, data, batch.recipe)
     except FrameError as error:
-        return entry | {"problem": error.kind, "reason": str(error)}
+        reason = str(error).removeprefix(f"{frame.source_path}: ")  # the entry itself says which frame
+        return entry | {"problem": error.kind, "reason": reason}
     path = f"{batch.recipe.source}/thermal/{frame.stem}{stored.extension}"
     write_bytes(batch.out / path, stored.data, sync=False)
     return entry | _row(frame, raw, data, stored, batch.recipe) | {"path": path, "stored_bytes": len(stored.data)}
@@ -133,6 +139,7 @@ def _read(path: Path) -> bytes:
 
 def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe) -> dict[str, Any]:
     mean, std = radiometry.image_statistics(stored.grey)
+    source_sha256 = sha256_bytes(data)
     height, width = stored.grey.shape
     return {
         "image_id": f"{recipe.source}/{frame.stem}",
@@ -143,8 +150,8 @@ def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, re
         "height": height,
         "channels": stored.channels,
         "bit_depth": raw.bit_depth,
-        "sha256": sha256_bytes(stored.data),
-        "source_sha256": sha256_bytes(data),
+        "sha256": source_sha256 if stored.data is data else sha256_bytes(stored.data),
+        "source_sha256": source_sha256,
         "transform": stored.transform,
         "pixel_mean": mean,
         "pixel_std": std,
@@ -265,7 +272,12 @@ PEAK_SCHEMA = pa.schema(
 def peak_batch(batch: Batch) -> list[dict[str, Any]]:
     """``peak_grey`` of each frame of a batch, as ledger entries."""
     return [
-        {"source_path": frame.source_path, "raw_bytes": size, "raw_mtime_ns": mtime, "peak": peak_grey(frame.path)}
+        {
+            "source_path": frame.source_path,
+            "raw_bytes": size,
+            "raw_mtime_ns": mtime,
+            "peak": peak_grey(batch.root / frame.source_path),
+        }
         for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True)
     ]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip import rois
-from msip.engine import run_tasks
+from msip.engine import Engine, run_tasks
 from msip.errors import ManifestError
 from msip.files import write_bytes
 from msip.ledger import Ledger
@@ -31,7 +31,13 @@ def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def add_rois(manifest: Manifest, *, workers: int = 1, progress: Callable[[int], None] = lambda done: None) -> Manifest:
+def add_rois(
+    manifest: Manifest,
+    *,
+    workers: int = 1,
+    engine: Engine | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Manifest:
     """Give every row its RoIs (selective search, see ``msip.rois``).
 
     Finished images are kept in ``OUT/.msip/rois``, found again by the hash of their bytes; a killed run continues.
@@ -39,6 +45,7 @@ def add_rois(manifest: Manifest, *, workers: int = 1, progress: Callable[[int], 
     Args:
         manifest: its ``root`` holds the images.
         workers: processes.
+        engine: runs the tasks; by default ``workers`` processes of this machine.
         progress: called with the number of images finished since the last call.
 
     Raises:
@@ -49,7 +56,8 @@ def add_rois(manifest: Manifest, *, workers: int = 1, progress: Callable[[int], 
     progress(len(manifest) - sum(len(task[1]) for task in tasks))
     if tasks:
         rois.warm_up()  # compile once here, so that the workers load the cached code
-    for entries in run_tasks(_roi_batch, tasks, workers):
+    done_batches = engine.run(_roi_batch, tasks) if engine else run_tasks(_roi_batch, tasks, workers)
+    for entries in done_batches:
         ledger.append(entries)
         progress(len(entries))
     hashes = manifest.table.column("sha256").to_pylist()

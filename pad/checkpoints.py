@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def write_frozen(run: Path, tensors: dict[str, Tensor]) -> str:
     """Write what no step changes; returns its SHA-256."""
     path = run / FOLDER / FROZEN
     with atomic_path(path) as temporary:
-        save_file(_plain(tensors), temporary)
+        save_tensors(_plain(tensors), temporary)
     return _sha256(path)
 
 
@@ -112,11 +113,22 @@ def _write_files(
 ) -> None:
     sha256 = {f"../{FROZEN}": frozen_sha256}
     for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
-        save_file(_plain(tensors), folder / name)
+        save_tensors(_plain(tensors), folder / name)
         sync_file(folder / name)
         sha256[name] = _sha256(folder / name)
     write_json(folder / STATE, {**state, "sha256": sha256})
     sync_folder(folder)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; what the system refuses is an ``OSError``, as from any other writer."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

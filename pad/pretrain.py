@@ -26,16 +26,24 @@ import timm
 import torch
 import torch.distributed as dist
 import yaml
-from safetensors.torch import save_file
 
 import msip
 from msip.crops import RoiCrop
 from msip.errors import RunError
-from msip.files import atomic_path, make_output_folder, sha256_bytes, write_bytes, write_json
+from msip.files import atomic_path, make_output_folder, refuse_unwritable, sha256_bytes, write_bytes, write_json
 from msip.manifest import MANIFEST_NAME, Manifest
 from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
 from pad.bottleneck import PadConfig
-from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_checkpoint, read_checkpoint, restore
+from pad.checkpoints import (
+    FOLDER,
+    STATE,
+    Checkpoint,
+    list_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    restore,
+    save_tensors,
+)
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
 from pad.data import ImageIndex, PretrainDataset, write_index
 from pad.encoders import LoadReport, create_encoder
@@ -183,6 +191,7 @@ def assemble(
     say: Callable[[str], None],
 ) -> tuple[Trainer, dict[str, int]]:
     """Everything between the options and the first step; nothing is written until all of it fits."""
+    refuse_unwritable(config.out)  # before anything is downloaded
     manifest = Manifest.read(config.data)
     data = describe_data(manifest, config)
     if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
@@ -420,5 +429,5 @@ def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], re
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         metadata = {"model": config.model, "image_size": size_text(encoder)}
         with atomic_path(config.out / "encoder.safetensors") as temporary:
-            save_file(tensors, temporary, metadata)
+            save_tensors(tensors, temporary, metadata)
     write_json(config.out / RESULT, asdict(result))

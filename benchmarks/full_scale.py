@@ -30,7 +30,7 @@ from full_scale_tree import Tree, read_and_hash
 
 from msip import Manifest, radiometry
 from msip.engine import one_thread_each, run_tasks
-from msip.files import sha256_bytes, sync_file, write_bytes
+from msip.files import sha256_bytes, write_bytes
 from msip.frames import find_root, list_frames
 from msip.process import Recipe, peak_grey, render
 from msip.sources import load_corpus, load_source
@@ -191,9 +191,8 @@ def _time_steps(path: Path, recipe: Recipe, peak: int | None, scratch: Path, spe
         lap("hash")
     target = scratch / f"{digest}{stored.extension}"
     write_bytes(target, stored.data, sync=False)
-    sync_file(target)
     target.unlink()
-    lap("copy (write, rename, flush)")
+    lap("copy (write, rename)")
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -208,8 +207,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "infrared": tree.infrared,
         "visible": tree.visible,
     }
+    _say("laid out", begin)
     command = build_command(raw, out, corpus, arguments.workers)
     build = Watched(command).finish()
+    _say("built", begin)
     manifest = Manifest.read(out)
     result["build"] = build
     result["images"], result["expected"] = len(manifest), sum(tree.counts.values())
@@ -217,15 +218,22 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result["visible_taken"] = sum("visible" in path for path in manifest.table.column("source_path").to_pylist())
     result["verify_rc"] = subprocess.run(msip("verify", out), stdout=subprocess.DEVNULL, check=False).returncode
     result["again"] = Watched(command).finish()
+    _say("verified and built again", begin)
     undisturbed = sha256_bytes((out / "manifest.parquet").read_bytes())
     shutil.rmtree(out)
     paths = selected(raw, corpus)
     result["floor"] = floor(paths, arguments.workers)
+    _say("floor measured", begin)
     result["steps_ms"] = steps(raw, corpus, folder)
+    _say("steps measured", begin)
     if arguments.kills:
         result["killed"] = build_killed(command, out, len(manifest), arguments.kills)
         result["same_after_kills"] = sha256_bytes((out / "manifest.parquet").read_bytes()) == undisturbed
     return result
+
+
+def _say(what: str, begin: float) -> None:
+    sys.stderr.write(f"{(time.perf_counter() - begin) / 60:6.1f} min: {what}\n")
 
 
 def show(result: dict[str, Any], arguments: argparse.Namespace) -> bool:

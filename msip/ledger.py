@@ -50,8 +50,8 @@ class Ledger:
         return {key: row for row, key in enumerate(table.column(self.key).to_pylist())}
 
     def append(self, entries: list[dict[str, object]]) -> None:
-        """Add finished entries; on disk when this returns."""
-        self._write(f"{self._number():08d}.parquet", pa.Table.from_pylist(entries, schema=self.schema))
+        """Add finished entries. They outlive the process; a power cut may lose the last ones, which are then redone."""
+        self._write(f"{self._number():08d}.parquet", pa.Table.from_pylist(entries, schema=self.schema), sync=False)
 
     def finish(self, wanted: Sequence[str]) -> pa.Table:
         """The newest entry of each ``wanted`` key, in that order; everything else is dropped, parts become one."""
@@ -60,7 +60,7 @@ class Ledger:
         table = table.take(pa.array([rows[key] for key in wanted], pa.int64()))
         parts = [path for path in self._parts() if path.name != _COMPACT_NAME]
         if parts or len(rows) != len(wanted):
-            self._write(_COMPACT_NAME, table)
+            self._write(_COMPACT_NAME, table, sync=True)
             for path in parts:
                 path.unlink(missing_ok=True)
         return table
@@ -82,6 +82,6 @@ class Ledger:
         self._next += 1
         return self._next - 1
 
-    def _write(self, name: str, table: pa.Table) -> None:
-        with atomic_path(self.folder / name) as temporary:
+    def _write(self, name: str, table: pa.Table, *, sync: bool) -> None:
+        with atomic_path(self.folder / name, sync=sync) as temporary:
             pq.write_table(table, temporary, compression="zstd")

@@ -2,6 +2,10 @@
 
 Every finished batch is in a ledger on disk (``OUT/.msip``); the manifest is assembled from the ledgers, so it has the
 same bytes whatever the number of workers and however often the build was interrupted.
+
+Images are renamed into place but not flushed one by one: that would be most of the time of a build. What a killed build
+wrote is in the system's cache anyway; after a power cut a stored file of another size than its entry is done again. All
+is flushed once, before the manifest names it.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -396,6 +401,7 @@ def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport
             "versions": versions(),
         },
     )
+    os.sync()
     manifest.write()
     for plan in plans:
         _remove_orphans(out, plan.name, manifest)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from msip import radiometry
 from msip.errors import BlankFrame, BrokenFrame, FrameError
-from msip.files import sha256_bytes, sync_file, sync_folder, write_bytes, write_errors
+from msip.files import sha256_bytes, write_bytes
 from msip.frames import Frame
 from msip.manifest import SCHEMA
 
@@ -96,18 +96,11 @@ class Stored:
 
 
 def process_batch(batch: Batch) -> list[dict[str, Any]]:
-    """Store the frames of a batch; one ledger entry each. The files are on disk when this returns."""
-    entries = [
+    """Store the frames of a batch; one ledger entry each. No file is flushed here: see ``msip.pipeline``."""
+    return [
         _process(batch, frame, raw_bytes, mtime_ns)
         for frame, (raw_bytes, mtime_ns) in zip(batch.frames, batch.stats, strict=True)
     ]
-    stored = [batch.out / entry["path"] for entry in entries if entry["problem"] is None]
-    with write_errors(batch.out):  # network file systems say only here that they are full
-        for path in stored:  # after all are written: the first flush then carries most of the others
-            sync_file(path)
-    for folder in {path.parent for path in stored}:
-        sync_folder(folder)
-    return entries
 
 
 def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _read(images: Path, left_out: dict[str, str]) -> Iterator[tuple[str, NDArray
     elif images.is_dir():
         listing = list_folder(images)
         left_out.update(listing.problems)
-        files = [(frame.source_path, frame.path) for frame in listing.frames]
+        files = [(frame.source_path, listing.root / frame.source_path) for frame in listing.frames]
     else:
         raise LayoutError(f"{images} does not exist; give a folder of images.")
     for name, path in tqdm(files, desc="scales", unit="img", disable=None):

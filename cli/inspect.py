@@ -113,6 +113,8 @@ def _report(result: Inspection, as_json: bool) -> None:
         return
     print_table(["view", "holds", "", "shows"], [[v.name, counts[v.name], v.kind, v.shows] for v in result.views])
     done = f"{result.added:,} added, {result.changed:,} changed, {result.removed:,} removed"
+    if not result.rows.with_rois.any():
+        print_line(f"There are no RoIs yet: `msip rois {result.rows.manifest.root}` makes them.")
     print_line(f"{len(result.dataset):,} images in the FiftyOne dataset {result.dataset.name} ({done}).")
 
 

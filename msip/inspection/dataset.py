@@ -110,13 +110,15 @@ def inspect(
     }
     noted = dict(dataset.info.get(INFO, {}))
     crops = {"seed": draw.seed, "epoch": draw.epoch, "per_image": draw.per_image}
-    if {name: noted.get(name) for name in state} != state or len(dataset) != len(rows):
-        _note(dataset, {"root": state["root"]})  # incomplete from here on
+    current = {name: noted.get(name) for name in state} == state and len(dataset) == len(rows)
+    drawn = noted.get("crops") == crops
+    if not current:
+        _note(dataset, {"root": state["root"], "crops": noted.get("crops")})  # incomplete from here on
         _update(fiftyone, result, progress)
-        noted = {}
-    if noted.get("crops") != crops:
-        _note(dataset, {"root": state["root"]})
-        _show_patches(fiftyone, dataset, rows, chosen, draw)
+    if not (current and drawn):
+        if not drawn:
+            _note(dataset, {"root": state["root"]})
+        _show_patches(fiftyone, dataset, rows, chosen, draw, keep=drawn)
         _save_views(dataset, views)
         decorate(fiftyone, dataset, rows)
         _note(dataset, state | {"crops": crops})
@@ -261,16 +263,23 @@ def _kept_tags(dataset: Any, rows: Rows, stale: list[str]) -> dict[str, list[str
     return kept
 
 
-def _show_patches(fiftyone: Any, dataset: Any, rows: Rows, chosen: NDArray[np.int64], draw: Draw) -> None:
-    """Mark the images whose patches are shown, and draw their training crops by the trainer's own function."""
-    previous = dataset.match(fiftyone.ViewField("shown_as_patches") == True).values("id")  # noqa: E712
-    wanted = {rows.sample_ids[row]: _crops(fiftyone, rows, int(row), draw) for row in chosen}
-    gone = [identity for identity in previous if identity not in wanted]
+def _show_patches(
+    fiftyone: Any, dataset: Any, rows: Rows, chosen: NDArray[np.int64], draw: Draw, *, keep: bool
+) -> None:
+    """Mark the images whose patches are shown, and draw their training crops by the trainer's own function.
+
+    ``keep``: crops that are there are of this draw; samples that were written anew have none.
+    """
+    previous = set(dataset.match(fiftyone.ViewField("shown_as_patches") == True).values("id"))  # noqa: E712
+    wanted = {rows.sample_ids[row]: int(row) for row in chosen}
+    gone = previous - wanted.keys()
     if gone:
         dataset.set_values("shown_as_patches", dict.fromkeys(gone), key_field="id")
         dataset.set_values("crops", dict.fromkeys(gone), key_field="id")
-    dataset.set_values("crops", wanted, key_field="id")
-    dataset.set_values("shown_as_patches", dict.fromkeys(wanted, True), key_field="id")
+    new = {name: _crops(fiftyone, rows, row, draw) for name, row in wanted.items() if not (keep and name in previous)}
+    if new:
+        dataset.set_values("crops", new, key_field="id")
+        dataset.set_values("shown_as_patches", dict.fromkeys(new, True), key_field="id")
 
 
 def _crops(fiftyone: Any, rows: Rows, row: int, draw: Draw) -> Any:

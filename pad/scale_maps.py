@@ -1,7 +1,8 @@
 """``msip scale-maps``: the scale that each adapted layer gives each patch, drawn over images, and its statistics.
 
 The patchwise scale s (arXiv 2312.08192, Fig. 2b) starts at 0.5 everywhere; what moved it is what the adapters learnt
-about where, and at which depth, the frozen model needs to change for infrared.
+about where, and at which depth, the frozen model needs to change for infrared. Depths differ far more than places, so
+a map is coloured by the difference to its layer's mean over all images, and the mean is written above it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ from pad.data import normalise
 from pad.encoders import load_encoder
 from pad.encoders.tokens import grid_size
 
-START = 0.5  # sigmoid(0): the scale of every token before training
 CSV, MARKDOWN = "scales.csv", "scales.md"
 COLUMNS = ("layer", "mean", "std", "p5", "p95", "class_token")
-MIN_SPAN = 0.01  # colours show at least this much on either side of the start
+MIN_SPAN = 0.005  # colours show at least this much on either side of a layer's mean
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,13 @@ def scale_maps(run: str | Path, images: str | Path, to: str | Path | None = None
     prefix = _prefix(model)
     layers = _statistics(model, np.stack(scales), prefix)
     names = [f"{number:03d}_{Path(name).stem}.png" for number, (name, _) in enumerate(pictures)]
-    span = _span(np.stack(scales)[:, :, prefix:])
+    patches = np.stack(scales)[:, :, prefix:]
+    centres = patches.mean(axis=(0, 2))
+    span = max(MIN_SPAN, float(np.percentile(np.abs(patches - centres[:, None]), 99)))
+    labels = [f"block {row['layer']}: mean {row['mean']:.3f}" for row in layers]
     for file, (_, grey), values in zip(names, pictures, scales, strict=False):
-        maps = values[:, prefix:].reshape(-1, *grid_size(model))
-        write_bytes(folder / file, draw(grey, maps, [int(row["layer"] or 0) for row in layers], span))
+        maps = (values[:, prefix:] - centres[:, None]).reshape(-1, *grid_size(model))
+        write_bytes(folder / file, draw(grey, maps, labels, span))
     done = ScaleMaps(str(folder), len(scales), layers, names, left_out)
     _write_tables(folder, done)
     return done
@@ -154,19 +157,14 @@ def _statistics(model: Any, scales: NDArray[np.float32], prefix: int) -> list[di
     return rows
 
 
-def _span(patches: NDArray[np.float32]) -> float:
-    """Half the range of colours, the same for all maps of a call: 99 % of all scales are inside."""
-    return max(MIN_SPAN, float(np.percentile(np.abs(patches - START), 99)))
-
-
-def draw(grey: NDArray[np.uint8], maps: NDArray[np.float32], layers: list[int], span: float) -> bytes:
-    """PNG: the image, then each layer's map over it; blue below 0.5, red above, as far as ``span``.
+def draw(grey: NDArray[np.uint8], maps: NDArray[np.float32], labels: list[str], span: float) -> bytes:
+    """PNG: the image, then each layer's map over it; blue below the layer's mean, red above, as far as ``span``.
 
     Args:
         grey: the image, uint8 (h, w).
-        maps: (layers, rows, columns) scales.
-        layers: the blocks' numbers.
-        span: scale that is fully coloured, from 0.5.
+        maps: (layers, rows, columns) differences to the layer's mean.
+        labels: what is written above each map.
+        span: difference that is fully coloured.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -183,19 +181,19 @@ def draw(grey: NDArray[np.uint8], maps: NDArray[np.float32], layers: list[int], 
     axes.flat[0].set_title("image", fontsize=9)
     extent = (0, grey.shape[1], grey.shape[0], 0)
     shown: Any = None
-    for axis, values, layer in zip(axes.flat[1:], maps, layers, strict=False):
+    for axis, values, label in zip(axes.flat[1:], maps, labels, strict=False):
         axis.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
         shown = axis.imshow(
             values,
             cmap="coolwarm",
-            vmin=START - span,
-            vmax=START + span,
+            vmin=-span,
+            vmax=span,
             alpha=0.65,
             extent=extent,
             interpolation="nearest",
         )
-        axis.set_title(f"block {layer}: {values.mean():.3f}", fontsize=9)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="scale (0.5 at the start)")
+        axis.set_title(label, fontsize=9)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="scale, minus the layer's mean")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -79,12 +79,12 @@ def test_numbers_are_those_of_a_hand_count(weights, images, tmp_path):
 
 
 def test_a_map_lies_over_its_place():
-    """One patch far above the start, bottom right: only that corner turns red."""
-    maps = np.full((1, 2, 2), 0.5, np.float32)
-    maps[0, 1, 1] = 0.9
-    picture = cv2.imdecode(np.frombuffer(draw(np.full((100, 100), 128, np.uint8), maps, [7], 0.4), np.uint8), 1).astype(
-        int
-    )
+    """One patch far above its layer's mean, bottom right: only that corner turns red."""
+    maps = np.zeros((1, 2, 2), np.float32)
+    maps[0, 1, 1] = 0.4
+    picture = cv2.imdecode(
+        np.frombuffer(draw(np.full((100, 100), 128, np.uint8), maps, ["block 7"], 0.4), np.uint8), 1
+    ).astype(int)
     left = picture[:, : picture.shape[1] * 45 // 100]  # without the colour bar
     red = left[..., 2] - left[..., 0] > 60
     rows, columns = np.nonzero(red)

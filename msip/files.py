@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,20 @@ def free_bytes(path: Path) -> int:
     while not existing.exists():
         existing = existing.parent
     return shutil.disk_usage(existing).free
+
+
+def local_path(place: str | Path) -> Path:
+    """``place`` as a path; ``file:`` URLs are taken, all other URLs are an ``OutputError``."""
+    text = str(place)
+    found = re.match(r"([a-z][a-z0-9+.-]+):/", text)  # a Path has one slash less
+    if found is None:
+        return Path(place)
+    if found[1] in ("file", "local"):
+        return Path("/" + text[found.end() :].lstrip("/"))
+    raise OutputError(
+        f"{text} is a URL, and builds read and write folders only; mount it (s3fs-fuse, rclone mount, gcsfuse) and "
+        "give that folder, or build locally and copy the result."
+    )
 
 
 def human_bytes(count: float) -> str:

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from msip import radiometry
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
-from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
+from msip.files import free_bytes, human_bytes, local_path, make_output_folder, write_errors, write_json
 from msip.frames import FrameList, list_folder, list_frames, number
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest
@@ -113,7 +113,8 @@ def build(
     Raises:
         MsipError: one sentence on what was found, what was expected and what to do.
     """
-    out = Path(out)
+    out = local_path(out)
+    raw, folder = (None if place is None else local_path(place) for place in (raw, folder))
     plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, agc, agc_window, keep_blank)
     report = BuildReport([plan.report for plan in plans], corpus_name, dry_run=dry_run)
     _measure(plans, report, out)

@@ -184,11 +184,12 @@ def split_state(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(frozen, changing) tensors of a method by name.
 
-    Frozen are the encoder's parameters that the optimizer does not hold; everything else (adapters, decoder, buffers,
-    a teacher that follows the student) goes into every checkpoint.
+    Frozen are the parameters that the optimizer does not hold, of the encoder and of a frozen teacher; everything else
+    (adapters, decoder, buffers, a teacher that follows the student) goes into every checkpoint.
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    trunk = {id(parameter) for parameter in encoder.parameters()} - held
+    holders = (encoder, getattr(method, "teacher", None))
+    trunk = {id(parameter) for module in holders if module is not None for parameter in module.parameters()} - held
     parameters = dict(method.named_parameters())
     state = method.state_dict()
     frozen = {name: state[name] for name, parameter in parameters.items() if id(parameter) in trunk}

@@ -14,23 +14,61 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from msip.errors import RunError
 
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    # microsoft/SimMIM config.py and vit_base__800ep: AdamW (0.9, 0.999), gradients clipped at 5, ratio 0.6
+    "simmim": {"mask_ratio": 0.6, "beta2": 0.999, "clip_grad": 5.0},
+    # bytedance/ibot main_ibot.py: AdamW (0.9, 0.999), clip 3, weight decay 0.04 to 0.4; views see half the masks at 0.3
+    "ibot": {"mask_ratio": 0.3, "beta2": 0.999, "clip_grad": 3.0, "weight_decay": 0.04, "weight_decay_end": 0.4},
+    # SwinTransformer/Feature-Distillation configs/pretrain/fd_pretrain__dino_vit_base: clip 3
+    "distil": {"beta2": 0.999, "clip_grad": 3.0},
+}
+"""What another method than MAE takes by default; presets and options lie above it."""
+
+_PAD: dict[str, Any] = {
+    "model": "vit_base_patch16_224",
+    "init": "timm:vit_base_patch16_224.mae",
+    "paradigm": "pad",
+    "epochs": 100,
+    "warmup_epochs": 30.0,
+    "effective_batch": 4096,
+    "blr": 1e-4,
+    "weight_decay": 0.05,
+    "mask_ratio": 0.75,
+    "scale": "patchwise",
+    "fusion": "concat",
+    "down_size": 64,
+    "scale_freeze": 0.6,
+}
+_CLIP_B16 = "timm:vit_base_patch16_clip_quickgelu_224.openai"
+
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2312.08192 and the reference repository's docs/PRETRAIN.md; the RoI crop's p = 0.85 is RoiCrop's default.
-    "pad-paper": {
-        "method": "mae",
-        "model": "vit_base_patch16_224",
-        "init": "timm:vit_base_patch16_224.mae",
-        "paradigm": "pad",
-        "epochs": 100,
-        "warmup_epochs": 30.0,
+    "pad-paper": {"method": "mae", **_PAD},
+    # The same page, for MILAN; --init takes its MILAN-400e file. The reference's teacher sees infrared normalisation.
+    "pad-milan": {"method": "milan", **_PAD, "teacher": _CLIP_B16, "teacher_normalisation": "infrared"},
+    # facebookresearch/mae PRETRAIN.md: 800 epochs of 4096, blr 1.5e-4, warm-up 40.
+    "mae": {"method": "mae", "epochs": 800, "warmup_epochs": 40.0, "effective_batch": 4096, "blr": 1.5e-4},
+    # zejiangh/MILAN README: 400 epochs of 4096, blr 1.5e-4, warm-up 40, CLIP ViT-B/16.
+    "milan": {
+        "method": "milan",
+        "epochs": 400,
+        "warmup_epochs": 40.0,
         "effective_batch": 4096,
-        "blr": 1e-4,
-        "weight_decay": 0.05,
-        "mask_ratio": 0.75,
-        "scale": "patchwise",
-        "fusion": "concat",
-        "down_size": 64,
-        "scale_freeze": 0.6,
+        "blr": 1.5e-4,
+        "teacher": _CLIP_B16,
+    },
+    # microsoft/SimMIM vit_base__800ep: lr 1e-4 for 512 images, 2048 a step; there a step at epoch 700, here a cosine.
+    "simmim": {"method": "simmim", "epochs": 800, "warmup_epochs": 10.0, "effective_batch": 2048, "blr": 5e-5},
+    # bytedance/ibot README and main_ibot.py: 1024 images, lr 5e-4 for 256, ten local crops, warm-up 10 epochs.
+    "ibot": {"method": "ibot", "epochs": 400, "warmup_epochs": 10.0, "effective_batch": 1024, "blr": 5e-4},
+    # SwinTransformer/Feature-Distillation, DINO teacher: lr 3e-4 for 512, 300 epochs, warm-up 10.
+    "distil": {
+        "method": "distil",
+        "epochs": 300,
+        "warmup_epochs": 10.0,
+        "effective_batch": 2048,
+        "blr": 1.5e-4,
+        "teacher": "timm:vit_base_patch14_dinov2.lvd142m",
     },
 }
 
@@ -63,7 +101,7 @@ class PretrainConfig(BaseModel):
     data: Path = Field(description="Folder made by `msip build`.")
     out: Path = Field(description="The run's folder.")
     preset: str | None = _option(None, f"A recipe that fills what is not given: {', '.join(PRESETS)}.")
-    method: str = _option("mae", "Self-supervised method: mae.")
+    method: str = _option("mae", "Self-supervised method: mae, milan, simmim, ibot, distil.")
     model: str = _option("vit_base_patch16_224", "timm ViT.")
     init: str | None = _option(
         None, "Starting weights: timm, timm:NAME, a file, a folder, random.", shown="timm; scratch: random"
@@ -82,6 +120,8 @@ class PretrainConfig(BaseModel):
     )
     blr: float = _option(5e-4, "Learning rate for 256 images a step; scaled linearly.", gt=0)
     weight_decay: float = _option(0.05, "Of AdamW, on matrices only.", ge=0)
+    weight_decay_end: float | None = _option(None, "Where weight decay ends, by a half cosine.", shown="constant", ge=0)
+    beta2: float = _option(0.95, "AdamW's second beta.", gt=0, lt=1)
     layer_decay: float = _option(0.7, "Per block, with --paradigm layer-decay.", gt=0, le=1)
     clip_grad: float | None = _option(None, "Largest gradient norm.", shown="none", gt=0)
     mask_ratio: float = _option(0.75, "Share of hidden patches.", gt=0, lt=1)
@@ -89,7 +129,14 @@ class PretrainConfig(BaseModel):
     decoder_embed_dim: int = _option(512, "Width of the decoder.", ge=1)
     decoder_depth: int = _option(8, "Blocks of the decoder.", ge=1)
     decoder_num_heads: int = _option(16, "Attention heads of the decoder.", ge=1)
-    teacher: str | None = _option(None, "Teacher, for methods that have one: a name or a file.")
+    teacher: str | None = _option(None, "Frozen teacher of milan and distil: timm's name, a file or a run.")
+    teacher_normalisation: Literal["own", "infrared"] = _option(
+        "own", "What the teacher sees: own (its mean and std) or infrared (the student's, as the reference of MILAN)."
+    )
+    out_dim: int = _option(8192, "Prototypes of iBOT's head.", ge=2)
+    local_crops: int = _option(10, "Small crops of an image beside iBOT's two global ones.", ge=0)
+    local_size: int = _option(96, "Side of the small crops, in pixels.", ge=16)
+    ema: float = _option(0.996, "Momentum of iBOT's teacher at the start; it ends at 1.", gt=0, le=1)
     scale: Literal["fixed", "learnable", "patchwise"] = _option(
         "patchwise", "Adapter scale: fixed, learnable, patchwise."
     )
@@ -198,7 +245,9 @@ def read_options(file: Path) -> dict[str, Any]:
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     name, epochs = values.get("preset"), values.get("epochs")
     preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
-    filled = {**preset, **values}
+    method = values.get("method", preset.get("method"))
+    defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
+    filled = {**defaults, **preset, **values}
     if preset and isinstance(epochs, (int, float)) and "warmup_epochs" not in values:
         filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * epochs  # the share stays the preset's
     return filled

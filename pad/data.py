@@ -29,6 +29,7 @@ from msip.manifest import Manifest
 
 if TYPE_CHECKING:
     from pad.methods.base import InputSampler
+    from pad.views import MultiCrop
 
 SampleKey: TypeAlias = tuple[int, int]
 """(epoch, row of the index): what the sampler asks the dataset for; it tells persistent workers the epoch."""
@@ -134,12 +135,21 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         seed: of every draw.
         crop: how a box is drawn; its ``size`` is the side of the crops, in pixels.
         sampler: the method's random inputs of one sample, if it has any.
+        views: how the image becomes several views; one crop if None.
     """
 
     def __init__(
-        self, index: ImageIndex, root: Path, *, seed: int, crop: RoiCrop, sampler: InputSampler | None = None
+        self,
+        index: ImageIndex,
+        root: Path,
+        *,
+        seed: int,
+        crop: RoiCrop,
+        sampler: InputSampler | None = None,
+        views: MultiCrop | None = None,
     ) -> None:
         self.index, self.root, self.seed, self.crop, self.sampler = index, Path(root), seed, crop, sampler
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.index)
@@ -155,6 +165,10 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         number = sample_key(self.index.image_id(row))
         used, image = self._read(epoch, row, number)
         rng = sample_rng(self.seed, epoch, number)
+        if self.views:
+            image = np.zeros((1, 1), np.uint8) if image is None else image
+            inputs = self.views(image, self.index.rois(used if used >= 0 else row), self.crop, rng)
+            return {"row": row, "used": used, "inputs": inputs}
         pixels = np.zeros((self.crop.size, self.crop.size), np.uint8) if image is None else self._crop(image, used, rng)
         inputs = self.sampler(rng) if self.sampler else {}
         return {"image": pixels[None], "row": row, "used": used, "inputs": inputs}
@@ -286,10 +300,17 @@ def make_loader(
     )
 
 
+def to_device(batch: dict[str, Any], device: torch.device, in_chans: int) -> dict[str, Tensor]:
+    """A batch's ``images`` and inputs on the device; what is uint8 are grey images and is normalised there."""
+    named = {**({"images": batch["image"]} if "image" in batch else {}), **batch["inputs"]}
+    moved = {name: value.to(device, non_blocking=True) for name, value in named.items()}
+    return {n: normalise(value, in_chans) if value.dtype == torch.uint8 else value for n, value in moved.items()}
+
+
 def normalise(image: Tensor, in_chans: int) -> Tensor:
-    """Grey uint8 (b, 1, h, w) to float32 (b, in_chans, h, w) around 0; the channels are views of one."""
+    """Grey uint8 (..., 1, h, w) to float32 (..., in_chans, h, w) around 0; the channels are views of one."""
     grey = image.float().div_(255).sub_(INFRARED_MEAN).div_(INFRARED_STD)
-    return grey.expand(-1, in_chans, -1, -1)
+    return grey.expand(*grey.shape[:-3], in_chans, *grey.shape[-2:])
 
 
 def denormalise(image: Tensor) -> NDArray[np.uint8]:

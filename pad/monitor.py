@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from msip.errors import RunError
 from msip.files import write_bytes, write_errors
-from pad.data import PretrainDataset, denormalise, epoch_order, normalise
+from pad.data import PretrainDataset, denormalise, epoch_order, to_device
 
 METRICS = "metrics.jsonl"
 PANEL_SAMPLES = 8
@@ -134,9 +134,10 @@ class Panels:
         training = method.training
         method.eval()
         try:
-            images = normalise(self._batch["image"].to(device), self._in_chans)
-            inputs = {name: value.to(device) for name, value in self._batch["inputs"].items()}
-            columns = method.panel(images, method(images, **inputs))
+            if not method.paints:
+                return None
+            inputs = method.arguments(to_device(self._batch, device, self._in_chans))
+            columns = method.panel(inputs["images"], method(**inputs))
         finally:
             method.train(training)
         return None if columns is None else arrange(columns)

@@ -123,6 +123,7 @@ def apply_paradigm(
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         scale = layer_scale(method, name, layer_decay) if chosen.layered else 1.0
         groups.setdefault((decay, scale), []).append(parameter)
+    method.trained({name for name, parameter in method.named_parameters() if parameter.requires_grad})
     return [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}
         for (decay, scale), parameters in groups.items()

@@ -48,9 +48,11 @@ from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_pla
 from pad.data import ImageIndex, PretrainDataset, write_index
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.create import lasting_init, size_text
+from pad.encoders.tokens import grid_size
 from pad.lora import merge_lora
 from pad.methods import METHODS, Method
 from pad.methods.base import ENCODER
+from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
 from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
@@ -59,7 +61,10 @@ from pad.trainer import Trainer, make_optimizer
 INDEX = "data.arrow"
 RESULT = "result.json"
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
-METHOD_OPTIONS = ("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher")
+METHOD_OPTIONS = (
+    *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher"),
+    *("out_dim", "local_crops", "local_size", "ema"),
+)
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def assemble(
     method, weights = build_method(config, say, load=checkpoint is None)
     method = method.to(device)
     groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    optimizer = make_optimizer(groups)
+    optimizer = make_optimizer(groups, beta2=config.beta2)
     if checkpoint:
         restore(checkpoint, method, optimizer)
     parameters = count_parameters(method, optimizer)
@@ -224,7 +229,9 @@ def assemble(
         dist.barrier()
     crop = RoiCrop(size=config.image_size, p=config.roi_p)
     index = ImageIndex(config.out / INDEX)
-    dataset = PretrainDataset(index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler())
+    dataset = PretrainDataset(
+        index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
+    )
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     trainer = Trainer(
         method, optimizer, dataset, config, plan, ranks=ranks, workers=workers, bf16=bf16, checkpoint=checkpoint
@@ -244,7 +251,8 @@ def build_method(
         raise RunError(f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}.")
     taken = inspect.signature(method_class).parameters
     for name in METHOD_OPTIONS:
-        if name in config.explicit and name not in taken and getattr(config, name) is not None:
+        default = PretrainConfig.model_fields[name].default  # what run.yaml holds for an option that was not used
+        if name in config.explicit and name not in taken and getattr(config, name) != default:
             raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
     if config.paradigm not in PARADIGMS:
         raise RunError(f"there is no paradigm {config.paradigm!r}; choose one of {', '.join(PARADIGMS)}.")
@@ -254,7 +262,10 @@ def build_method(
     if PARADIGMS[config.paradigm].adapters and not has_adapters(encoder):
         adapters = PadConfig(config.down_size, config.scale, config.fusion, blocks=config.blocks)
         attach_adapters(encoder, adapters)
-    method = method_class(encoder, **{name: getattr(config, name) for name in METHOD_OPTIONS if name in taken})
+    options = {name: getattr(config, name) for name in METHOD_OPTIONS if name in taken}
+    if "teacher" in taken:
+        options["teacher"] = _teacher(config, encoder, load=load)
+    method = method_class(encoder, **options)
     weights: dict[str, Any] = {}
     if init == "random":
         method.initialise_encoder()
@@ -263,6 +274,16 @@ def build_method(
         _warn_of_decoder(method, config, report, weights["missing"], say)
     prepare_encoder(encoder, config.paradigm, lora_rank=config.lora_rank)
     return method, weights
+
+
+def _teacher(config: PretrainConfig, encoder: Any, *, load: bool) -> FrozenTeacher:
+    if config.teacher is None:
+        raise RunError(
+            f"--method {config.method} learns from a frozen teacher; give --teacher NAME (of timm, e.g. {EXAMPLE}) or "
+            "--teacher FILE."
+        )
+    grid, normalisation = grid_size(encoder), config.teacher_normalisation
+    return load_teacher(config.teacher, grid=grid, normalisation=normalisation, weights=load)
 
 
 def init_of(config: PretrainConfig) -> str:

@@ -24,7 +24,7 @@ from msip.files import write_json
 from pad.adapters import mean_scales, recorded_scales
 from pad.checkpoints import FOLDER, Checkpoint, optimizer_tensors, save_checkpoint, split_state, write_frozen
 from pad.config import Plan, PretrainConfig
-from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, normalise, start_reading
+from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, start_reading, to_device
 from pad.monitor import Clock, Monitor, Panels, memory_bytes
 from pad.paradigms import scales_frozen_at, set_scales_frozen
 from pad.processes import Ranks, Stop
@@ -39,9 +39,9 @@ def lr_at(step: float, *, lr: float, warmup_steps: float, steps: int) -> float:
     return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
 
 
-def make_optimizer(groups: list[dict[str, Any]]) -> AdamW:
-    """MAE's AdamW; fused, because a fused step can be called off on the device (see ``Trainer._update``)."""
-    return AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+def make_optimizer(groups: list[dict[str, Any]], *, beta2: float = 0.95) -> AdamW:
+    """AdamW, MAE's by default; fused: a fused step can be called off on the device (see ``Trainer._update``)."""
+    return AdamW(groups, lr=0.0, betas=(0.9, beta2), fused=True)
 
 
 class Trainer:
@@ -167,6 +167,12 @@ class Trainer:
         lr = lr_at(self.step, lr=self.plan.lr, warmup_steps=self.plan.warmup_steps, steps=self.plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+            if self.config.weight_decay_end is not None and group["weight_decay"]:
+                first, last = self.config.weight_decay, self.config.weight_decay_end
+                group["weight_decay"] = last + (first - last) * 0.5 * (
+                    1 + math.cos(math.pi * self.step / self.plan.steps)
+                )
+        self.method.begin_step(self.step / self.plan.steps_per_epoch, self.plan.steps / self.plan.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for micro in range(self.plan.accumulate):
@@ -176,6 +182,7 @@ class Trainer:
             last = micro + 1 == self.plan.accumulate
             loss += self._backward(batch, micro, sync=last, record=log and last)
         self._update(loss)
+        self.method.end_step(self._bad_step < 0)
         self.step += 1
         self._clock.step()
         if self.device.type == "cpu":  # reading costs nothing there
@@ -183,8 +190,7 @@ class Trainer:
 
     def _backward(self, batch: dict[str, Any], micro: int, *, sync: bool, record: bool) -> Tensor:
         """Gradients of one micro-batch; returns its share of the loss, on the device."""
-        images = normalise(batch["image"].to(self.device, non_blocking=True), self.in_chans)
-        inputs = {name: value.to(self.device, non_blocking=True) for name, value in batch["inputs"].items()}
+        inputs = self.method.arguments(to_device(batch, self.device, self.in_chans))
         first = (micro * self.ranks.world + self.ranks.rank) * self.plan.batch_size
         seed_step(self.config.seed, self.step * self.plan.effective_batch + first)
         unsynced = isinstance(self.model, DistributedDataParallel) and not sync
@@ -193,7 +199,7 @@ class Trainer:
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
                 recorded_scales(self.method.encoder) if record else nullcontext(),
             ):
-                loss: Tensor = self.model(images, **inputs).loss / self.plan.accumulate
+                loss: Tensor = self.model(**inputs).loss / self.plan.accumulate
             loss.backward()
         return loss.detach()
 

@@ -69,20 +69,57 @@ def check_token_access(encoder: nn.Module, method: str) -> None:
         )
 
 
-def embed(encoder: nn.Module, images: Tensor) -> Tokens:
-    """Images (b, c, h, w) to tokens with positions. Raises ``ModelError`` for another image size than the encoder's."""
+def embed(
+    encoder: nn.Module,
+    images: Tensor,
+    *,
+    mask: Tensor | None = None,
+    mask_token: Tensor | None = None,
+    any_size: bool = False,
+) -> Tokens:
+    """Images (b, c, h, w) to tokens with positions; where ``mask`` (b, n) is 1, ``mask_token`` (D,) takes the place.
+
+    Raises ``ModelError`` for images of another size than the encoder's; with ``any_size`` they are taken as they are,
+    positions resampled to their grid, if their sides are multiples of the patch.
+    """
     model: Any = encoder
-    grid, patch = grid_size(encoder), patch_size(encoder)
-    expected = (grid[0] * patch[0], grid[1] * patch[1])
-    if tuple(images.shape[-2:]) != expected:
+    patch, size = patch_size(encoder), (int(images.shape[-2]), int(images.shape[-1]))
+    grid = (size[0] // patch[0], size[1] // patch[1])
+    expected = tuple(n * p for n, p in zip(grid if any_size else grid_size(encoder), patch, strict=True))
+    if size != expected:
         raise ModelError(
-            f"images are {images.shape[-2]} x {images.shape[-1]} px, the encoder was made for {expected[0]} x "
-            f"{expected[1]}; resize them or create the encoder with that image size."
+            f"images are {size[0]} x {size[1]} px, the encoder was made for {expected[0]} x {expected[1]}; resize them "
+            "or create the encoder with that image size."
         )
-    placed = model._pos_embed(model.patch_embed(images))
+    own = grid == grid_size(encoder)
+    embedded = model.patch_embed(images) if own else _patches_of_any_size(model, images)
+    if mask is not None and mask_token is not None:
+        hidden = mask.bool().view(*embedded.shape[:-1], 1)
+        embedded = torch.where(hidden, mask_token.to(embedded.dtype), embedded)
+    placed = model._pos_embed(embedded) if own else _placed_at_any_size(model, embedded)
     tokens, rope = placed if isinstance(placed, tuple) else (placed, None)
     count = model.num_prefix_tokens
     return Tokens(tokens[:, :count], tokens[:, count:], rope, bool(getattr(model, "rope_mixed", False)))
+
+
+def _patches_of_any_size(model: Any, images: Tensor) -> Tensor:
+    """timm's patch embedding without its check of the size: (b, rows, columns, D)."""
+    return model.patch_embed.norm(model.patch_embed.proj(images).permute(0, 2, 3, 1))
+
+
+def _placed_at_any_size(model: Any, embedded: Tensor) -> Any:
+    """timm's ``_pos_embed`` for another grid than the model's, as a model made with ``dynamic_img_size`` has it."""
+    before, rope = model.dynamic_img_size, getattr(model, "rope", None)
+    cached = getattr(rope, "_use_cached_embed", None)
+    model.dynamic_img_size = True
+    if cached:
+        rope._use_cached_embed = False  # type: ignore[union-attr]
+    try:
+        return model._pos_embed(embedded)
+    finally:
+        model.dynamic_img_size = before
+        if cached:
+            rope._use_cached_embed = cached  # type: ignore[union-attr]
 
 
 def run_blocks(encoder: nn.Module, tokens: Tokens) -> Tensor:

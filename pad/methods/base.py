@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pad.adapters import blocks_of
+from pad.views import MultiCrop
 
 ENCODER = "encoder."  # prefix of the encoder's parameters in a method
 
@@ -28,7 +29,7 @@ class MethodOutput:
     """What a forward pass returns.
 
     ``loss``: scalar. ``prediction``: MAE (b, patches, values), MILAN (b, 1 + patches, values) with the class token
-    first. ``mask``: (b, patches), 1 = hidden from the encoder.
+    first, iBOT (views * b, prototypes). ``mask``: (b, patches), 1 = hidden from the encoder.
     """
 
     loss: Tensor
@@ -41,10 +42,12 @@ class Method(nn.Module, ABC):
 
     ``frozen_with_adapters``: prefixes of the head's parameters that stay frozen while adapters train. ``fixed``:
     prefixes of parameters, the encoder's under ``encoder.``, that train under no paradigm (a fixed table, a teacher).
+    ``paints``: whether ``panel`` has a reconstruction to show.
     """
 
     frozen_with_adapters: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
+    paints: ClassVar[bool] = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -58,6 +61,18 @@ class Method(nn.Module, ABC):
     def sampler(self) -> InputSampler | None:
         """What draws the inputs of one sample, None for a method that needs only the image."""
         return None
+
+    def views(self) -> MultiCrop | None:
+        """How one image becomes several views, None for a method that takes one crop."""
+        return None
+
+    def arguments(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loader's batch on the device, samples first, as forward's arguments."""
+        return batch
+
+    def trained(self, names: set[str]) -> None:
+        """Called by ``apply_paradigm`` with the names of all parameters that train; nothing by default."""
+        return
 
     def begin_step(self, epoch: float, epochs: float) -> None:
         """Called before each optimizer step with how much is done, in passes over the data; nothing by default."""

@@ -33,6 +33,8 @@ class MAE(MaskedAutoencoder):
         ModelError: an encoder whose tokens cannot be reached, or options that make no sense.
     """
 
+    paints = True
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -3,7 +3,7 @@
 import torch
 from method_contract import MethodContract, backbone
 
-from pad.methods import MAE, MILAN
+from pad.methods import IBOT, MAE, MILAN, Distillation, SimMIM
 from pad.methods.teacher import FrozenTeacher
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
@@ -35,3 +35,26 @@ class TestMILAN(MethodContract):
 
     def arguments(self, shape, **options):
         return with_noise(super().arguments(shape, **options))
+
+
+class TestSimMIM(MethodContract):
+    def make(self, encoder):
+        return SimMIM(encoder)
+
+
+class TestDistillation(MethodContract):
+    def make(self, encoder):
+        return Distillation(encoder, teacher=teacher_for(encoder, "dinov2"))
+
+
+class TestIBOT(MethodContract):
+    def make(self, encoder):
+        return IBOT(encoder, out_dim=32, local_crops=2, local_size=16, ema=0.9)
+
+    def arguments(self, shape, *, batch=4, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        small = (shape[0], shape[1] // 2, shape[2] // 2)
+        masks = (torch.rand(2, batch, shape[1] // 8 * (shape[2] // 8), generator=generator) < 0.4).float()
+        views = {"global_views": shape, "local_views": small}
+        made = {name: torch.randn(2, batch, *size, generator=generator) for name, size in views.items()}
+        return {**made, "masks": masks}

@@ -49,6 +49,7 @@ def config(data: Path, out: Path, **options: Any) -> PretrainConfig:
     """Three steps an epoch, eight images a step, unless told otherwise."""
     small = {"model": "test_vit", "init": "random", "image_size": 32, "workers": 0, "device": "cpu"}
     decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
+    decoder = decoder if options.get("method", "mae") in ("mae", "milan") else {}
     return PretrainConfig(
         **{"data": data, "out": out, "batch_size": 8, "epochs": 3, "blr": 3e-2, **small, **decoder, **options}
     )

@@ -1,0 +1,57 @@
+"""Feature distillation (Wei et al., arXiv 2205.14141; SwinTransformer/Feature-Distillation) from a frozen teacher."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msip.errors import ModelError
+from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
+from pad.methods.base import Method, MethodOutput
+from pad.methods.patches import initialise_vit
+from pad.methods.teacher import FrozenTeacher
+
+BETA = 2.0
+
+
+class Distillation(Method):
+    """The student's tokens, linearly projected, learn a teacher's tokens, whitened by a LayerNorm without weights.
+
+    Smooth L1 with beta 2 over all tokens, class token included where both have one; nothing is hidden.
+
+    Args:
+        encoder: a timm ViT, with adapters or without.
+        teacher: gives the targets; without it they are passed to ``forward``.
+        teacher_dim: width of the targets, where there is no teacher to ask.
+    """
+
+    fixed = ("teacher.",)
+    needs_teacher = True
+
+    def __init__(self, encoder: nn.Module, *, teacher: FrozenTeacher | None = None, teacher_dim: int = 768) -> None:
+        super().__init__(encoder)
+        check_token_access(encoder, "Distillation")
+        self.teacher = teacher
+        self.head = nn.Linear(self.encoder.embed_dim, teacher.width if teacher is not None else teacher_dim)
+
+    def initialise_encoder(self) -> None:
+        """MAE's start from scratch."""
+        initialise_vit(self.encoder, grid_size(self.encoder))
+
+    def forward(self, images: Tensor, teacher: Tensor | None = None) -> MethodOutput:  # type: ignore[override]
+        """Loss and projected tokens (b, 1 + patches, values), class token first; the mask hides nothing.
+
+        ``teacher``: target tokens (b, 1 + patches, values) in place of the teacher's; images (b, c, h, w) normalised.
+        """
+        if teacher is None:
+            if self.teacher is None:
+                raise ModelError("distillation needs a teacher, or its tokens; give --teacher NAME or FILE.")
+            teacher, _ = self.teacher(images)
+        tokens = run_blocks(self.encoder, embed(self.encoder, images))
+        prefix = self.encoder.num_prefix_tokens
+        patches = tokens.shape[1] - prefix
+        prediction = self.head(tokens if prefix <= 1 else tokens[:, [0, *range(prefix, tokens.shape[1])]])
+        both = min(prediction.shape[1], teacher.shape[1])
+        target = F.layer_norm(teacher[:, -both:].float(), teacher.shape[-1:])
+        loss = F.smooth_l1_loss(prediction[:, -both:].float(), target, beta=BETA)
+        return MethodOutput(loss, prediction, images.new_zeros(images.shape[0], patches))

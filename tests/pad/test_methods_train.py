@@ -1,0 +1,82 @@
+"""Every method from the command's configuration to the export, interrupted and whole."""
+
+import itertools
+import os
+import signal
+
+import numpy as np
+import pytest
+from training_runs import config, fingerprint, losses, make_manifest, train
+
+from msip.crops import RoiCrop
+from msip.errors import RunError
+from pad.monitor import Monitor
+from pad.views import MultiCrop, block_mask, grown
+
+METHODS = {
+    "mae": {},
+    "milan": {"teacher": True},
+    "simmim": {},
+    "ibot": {"out_dim": 16, "local_crops": 2, "local_size": 16},
+    "distil": {"teacher": True},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_manifest(tmp_path_factory.mktemp("data")).root
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    """A finished run of another method."""
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    train(config(data, run, max_steps=1, paradigm="scratch"))
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path, monkeypatch):
+    options = {"method": method, "epochs": 2, "scale_freeze": 0.0, **METHODS[method]}
+    if "teacher" in options:
+        options["teacher"] = str(teacher)
+    made = {name: config(data, tmp_path / name, **options) for name in ("whole", "cut")}
+    assert train(made["whole"]).status == "finished"
+    advance, counter = Monitor.advance, itertools.count(1)
+
+    def terminate(self):
+        advance(self)
+        if next(counter) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Monitor, "advance", terminate)
+    assert train(made["cut"]).status == "stopped"
+    monkeypatch.setattr(Monitor, "advance", advance)
+    assert train(config(data, tmp_path / "cut", resume="auto", **options)).status == "finished"
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path / "cut"))
+    assert (tmp_path / "whole/adapter.safetensors").is_file()
+
+
+def test_a_method_that_needs_a_teacher_says_so(data, tmp_path):
+    with pytest.raises(RunError, match="--teacher NAME"):
+        train(config(data, tmp_path / "run", method="milan"))
+
+
+def test_views_share_a_grown_crop_and_follow_their_generator():
+    image = np.random.default_rng(0).integers(0, 255, (120, 160), dtype=np.uint8)
+    rois = np.array([[10, 10, 60, 50]], np.int32)
+    views = MultiCrop((4, 4), 3, 16)
+    one, two = (views(image, rois, RoiCrop(size=32), np.random.default_rng(1)) for _ in range(2))
+    assert one["global_views"].shape == (2, 1, 32, 32) and one["local_views"].shape == (3, 1, 16, 16)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(one["global_views"][0], one["global_views"][1])
+    x, y, width, height = grown((100, 0, 40, 40), (160, 120), 0.25)
+    assert (width, height) == (69, 69) and 0 <= x <= 160 - 69 and y == 0
+
+
+def test_block_masks_hide_what_is_asked():
+    rng = np.random.default_rng(0)
+    shares = [block_mask((14, 14), 0.3, rng).mean() for _ in range(50)]
+    assert 0.2 < np.mean(shares) <= 0.3 and max(shares) <= 0.3

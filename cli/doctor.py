@@ -24,6 +24,7 @@ def doctor(as_json: Json = False) -> None:
         "disk": f"{human_bytes(free_bytes(Path.cwd()))} free here",
         **{name: _version(name) for name in _PACKAGES},
         "opencv clash": _opencv_clash(),
+        "rar": _rar(),
         "GPU": _gpu(),
         "FiftyOne database": str(find_database()),
     }
@@ -46,6 +47,12 @@ def _opencv_clash() -> str:
     if not extra:
         return "none"
     return f"{' '.join(extra)} overwrites files of opencv-python-headless; uninstall it, then reinstall the latter"
+
+
+def _rar() -> str:
+    from msip.archives import RAR_ADVICE, rar_tool
+
+    return rar_tool() or f"no tool: {RAR_ADVICE}"
 
 
 def _gpu() -> str:

@@ -16,6 +16,7 @@ from msip.errors import MsipError
 from .build import build, verify
 from .demo import demo
 from .doctor import doctor
+from .download import download
 from .inspect import inspect
 from .models import export_model, scale_maps
 from .pretrain import pretrain
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (sources, build, verify, rois, inspect, pretrain, demo, doctor):
+for command in (sources, download, build, verify, rois, inspect, pretrain, demo, doctor):
     app.command()(command)
 app.command("export-crops")(export_crops)
 app.command("export-model")(export_model)

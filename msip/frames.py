@@ -237,7 +237,7 @@ def _layout_message(source: Source, raw: Path, existing: list[Path]) -> str:
         found = f"{existing[0]} is there but no frames in {' or '.join(source.layout.frame_folders)}"
         held = _contents(existing[0])
         if source.name == "scut_fir_pedestrian" and next(existing[0].rglob("*.seq"), None) is not None:
-            held += "; the .seq movies must first be split into frames"
+            held += "; put the .seq movies into RAW/archives/scut_fir_pedestrian/setXX/ and run `msip download` for it"
     else:
         found = "no folder of that name"
         held = _contents(raw)

@@ -130,7 +130,7 @@ def build(
             report.rois = _count_rois(manifest)
         if roi_txt:
             write_roi_txt(manifest)
-        _write(out, manifest, plans, report)
+        _write(out, manifest, plans, report, _accepted(raw))
     return report
 
 
@@ -387,11 +387,20 @@ def _count_rois(manifest: Manifest) -> int:
     return int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
 
 
-def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport) -> None:
+def _accepted(raw: str | Path | None) -> dict[str, Any]:
+    """Per source, the terms that were accepted when ``msip download`` brought it."""
+    from msip.download.terms import accepted_terms
+
+    return accepted_terms(Path(raw)) if raw is not None else {}
+
+
+def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport, accepted: dict[str, Any]) -> None:
     """Put the results under their final names; first the report, then the manifest, then tidy up."""
     record = read_build(out) or {"sources": {}}
     kept = {name: entry for name, entry in record["sources"].items() if name in report.kept}
     built = {plan.name: {"recipe": _recipe_record(plan.recipe)} | plan.report.as_dict() for plan in plans}
+    for name in accepted.keys() & built.keys():
+        built[name]["terms"] = accepted[name]
     write_json(
         out / BUILD_NAME,
         {

@@ -1,0 +1,227 @@
+"""A faulty server: the right message, nothing corrupt under its final name, and the next run completes."""
+
+import errno
+import hashlib
+import http.server
+import io
+import json
+import random
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from msip import build
+from msip.download import accept_terms, accepted_terms, download, members_of, same_name
+from msip.download.transfer import Policy, Remote, fetch
+from msip.errors import DownloadError, OutputError
+from msip.sources import load_source
+
+PATIENCE = Policy(
+    attempts=3, backoff_s=0.01, longest_wait_s=0.05, timeout_s=2, slow_bytes_per_s=50_000, slow_window_s=0.3
+)
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(buffer, "w") as file:
+        for index in range(1, 6):
+            picture = cv2.resize(rng.integers(20, 220, (6, 8), np.uint8), (840, 712), interpolation=cv2.INTER_CUBIC)
+            for folder in ("trainimgr", "trainimg"):
+                file.writestr(f"some/train/{folder}/{index:05d}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())
+    return buffer.getvalue()
+
+
+DATA = archive()
+
+
+class Faulty(http.server.BaseHTTPRequestHandler):
+    fault, requests = "", 0
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        kind = type(self)
+        kind.requests += 1
+        if kind.fault == "redirect":
+            return self.start(302, {"Location": self.path})
+        if kind.fault in ("429", "503", "404"):
+            return self.start(int(kind.fault), {"Retry-After": "0", "Content-Length": "0"})
+        if kind.fault in ("quota", "html"):
+            words = "Too many users have viewed this file" if kind.fault == "quota" else "Please log in"
+            page = f"<html><title>{words}</title></html>".encode()
+            self.start(200, {"Content-Type": "text/html; charset=utf-8", "Content-Length": len(page)})
+            return self.wfile.write(page)
+        spread = self.headers.get("Range") if kind.fault != "no range" else None
+        start = int(spread[6:-1]) if spread else 0
+        data = DATA if kind.fault != "wrong bytes" else bytes(len(DATA))
+        if start >= len(data):
+            return self.start(416, {"Content-Length": "0"})
+        headers = {"Content-Length": len(data) - start, "ETag": '"one"', "Content-Type": "application/zip"}
+        if spread:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.start(206 if spread else 200, headers)
+        if kind.fault in ("drop", "drop once"):
+            data = data[: start + 20_000]
+            kind.fault = "no range" if kind.fault == "drop once" else kind.fault
+        elif kind.fault == "drip":
+            for byte in data[start : start + 100]:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.02)
+            return None
+        return self.wfile.write(data[start:])
+
+    def start(self, status, headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
+
+@pytest.fixture
+def server():
+    Faulty.fault, Faulty.requests = "", 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Faulty) as running:
+        running.daemon_threads = True
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/train.zip"
+        running.shutdown()
+
+
+def get(url, target, gained=lambda count: None, **facts):
+    return fetch(Remote(url, "train.zip", **facts), target, PATIENCE, gained)
+
+
+FAULTS = {
+    "drop": ("ended|broke", {}),
+    "429": ("busy", {}),
+    "503": ("busy", {}),
+    "404": ("link is dead", {}),
+    "quota": ("quota", {}),
+    "html": ("web page.*Please log in", {}),
+    "drip": ("bytes a second|broke", {}),
+    "redirect": ("circle", {}),
+    "wrong bytes": ("wrong sha256", {"sha256": hashlib.sha256(DATA).hexdigest()}),
+    "length": ("were published", {"size": len(DATA) + 1}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_its_message_and_the_next_run_completes(fault, server, tmp_path):
+    words, facts = FAULTS[fault]
+    Faulty.fault = fault
+    with pytest.raises(DownloadError, match=words) as caught:
+        get(server, tmp_path / "train.zip", **facts)
+    assert "train.zip" in str(caught.value) and not (tmp_path / "train.zip").exists()
+    Faulty.fault = ""
+    gained = []
+    record = get(server, tmp_path / "train.zip", gained.append)
+    assert (tmp_path / "train.zip").read_bytes() == DATA and sum(gained) == len(DATA)
+    assert record["sha256"] == hashlib.sha256(DATA).hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["train.zip"]
+
+
+def test_a_server_without_range_starts_again(server, tmp_path):
+    Faulty.fault = "drop once"
+    get(server, tmp_path / "train.zip")
+    assert (tmp_path / "train.zip").read_bytes() == DATA and Faulty.requests == 2
+
+
+def test_a_full_disk_keeps_what_came(server, tmp_path, monkeypatch):
+    real, left = Path.open, [30_000]
+
+    class Full(io.FileIO):
+        def write(self, data):
+            left[0] -= len(data)
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    def opened(self, mode="r", *rest, **more):
+        return Full(str(self), "a") if mode == "ab" else real(self, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(OutputError, match="disk is full"):
+        get(server, tmp_path / "train.zip")
+    monkeypatch.undo()
+    get(server, tmp_path / "train.zip")
+    assert (tmp_path / "train.zip").read_bytes() == DATA
+
+
+def over_http(url):
+    source = load_source("dronevehicle")
+    host = source.access.hosts[0].model_copy(update={"kind": "http", "url": url})
+    return source.model_copy(update={"access": source.access.model_copy(update={"hosts": (host,)})})
+
+
+def test_from_hosts_to_a_build_and_terms_in_it(server, tmp_path):
+    raw = tmp_path / "raw"
+    sources = [
+        over_http(server),
+        load_source("lsotb_tir"),
+        over_http("http://127.0.0.1:1/x.zip").model_copy(update={"name": "llvip"}),
+    ]
+    with pytest.raises(DownloadError, match="not accepted"):
+        download(sources, raw, policy=PATIENCE)
+    assert [one.status for one in download(sources, raw, dry_run=True)] == ["planned", "manual", "planned"]
+    assert not raw.exists()
+    accept_terms(raw, sources)
+    outcomes = {one.source: one for one in download(sources, raw, policy=PATIENCE)}
+    assert [one.status for one in outcomes.values()] == ["arrived", "manual", "failed"]
+    assert outcomes["dronevehicle"].frames == 5 and "broke" in outcomes["llvip"].note
+    assert "dr3i" in outcomes["lsotb_tir"].note and "archives/lsotb_tir" in outcomes["lsotb_tir"].note
+    assert not list(raw.rglob("*trainimg/*"))
+    before = Faulty.requests
+    assert download(sources[:1], raw, policy=PATIENCE)[0].status == "here" and Faulty.requests == before
+    build(raw, tmp_path / "out", sources=["dronevehicle"], with_rois=False)
+    record = json.loads((tmp_path / "out/build.json").read_text())["sources"]["dronevehicle"]
+    assert record["images"] == 5 and record["terms"] == accepted_terms(raw)["dronevehicle"]
+
+
+def test_files_placed_by_hand_under_a_browsers_name(tmp_path):
+    source = over_http("http://127.0.0.1:1/x.zip")
+    (tmp_path / "archives/dronevehicle").mkdir(parents=True)
+    (tmp_path / "archives/dronevehicle/train (1).zip").write_bytes(DATA)
+    accept_terms(tmp_path, [source])
+    outcome = download([source], tmp_path, policy=PATIENCE)[0]
+    assert outcome.status == "arrived" and outcome.files["train.zip"]["placed"]
+
+
+def test_browser_names():
+    for name in ("a.tar.gz", "a (1).tar.gz", "a(2).tar.gz", "Copy of a.tar.gz", "A.TAR.GZ"):
+        assert same_name(name, "a.tar.gz"), name
+    assert not same_name("b.tar.gz", "a.tar.gz")
+
+
+def test_members_are_the_infrared_ones():
+    wanted = members_of(load_source("lasher"))
+    inside = "TrainingSet/trainingset/boy's/infrared/i000.jpg"
+    assert wanted(f"any/LasHeR0327/{inside}") == inside
+    assert not wanted(inside.replace("infrared", "visible")) and not wanted(
+        inside.replace("Training", "Testing").replace("training", "testing")
+    )
+
+
+def test_scut_movies_become_frames_that_build_reads(tmp_path):
+    from test_movies import frames, movie
+
+    random.seed(0)
+    source = load_source("scut_fir_pedestrian")
+    folder = tmp_path / "archives/scut_fir_pedestrian"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "set00.zip", "w") as file:
+        file.writestr("set00/V000.seq", movie(frames(25)))
+    (folder / "set01").mkdir()
+    (folder / "set01/V001.seq").write_bytes(movie(frames(11, 1)))
+    accept_terms(tmp_path, [source])
+    outcome = download([source], tmp_path, policy=PATIENCE)[0]
+    assert outcome.status == "arrived" and outcome.frames == 3 + 2, outcome.note
+    report = build(tmp_path, tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
+    assert report.images == 5

@@ -1,0 +1,92 @@
+"""SCUT's .seq movies: payloads untouched, numbers kept, a broken index survived."""
+
+import contextlib
+import random
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from msip.archives import extract
+from msip.archives.movies import movie_name
+from msip.errors import ArchiveError, MsipError
+from msip.sources import load_source
+
+
+def frames(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        cv2.imencode(".jpg", cv2.resize(rng.integers(0, 255, (6, 8), np.uint8), (64, 48)))[1].tobytes()
+        for _ in range(count)
+    ]
+
+
+def movie(jpegs, stamp=8, announced=None):
+    header = bytearray(1024)
+    header[:4] = b"\xed\xfe\x00\x00"
+    header[4:24] = "Norpix seq".encode("utf-16-le")
+    struct.pack_into("<I", header, 572, len(jpegs) if announced is None else announced)
+    body = b"".join(struct.pack("<I", len(jpeg) + 4) + jpeg + bytes(stamp) for jpeg in jpegs)
+    return bytes(header) + body
+
+
+def taken(folder):
+    return [(folder / f"{number}.jpg").read_bytes() for number in range(len(list(folder.iterdir())))]
+
+
+@pytest.mark.parametrize("stamp", [8, 16])
+@pytest.mark.parametrize("announced", [None, 0])
+def test_payloads_are_untouched(stamp, announced, tmp_path):
+    jpegs = frames(155)
+    (tmp_path / "V000.seq").write_bytes(movie(jpegs, stamp, announced))
+    assert extract(tmp_path / "V000.seq", tmp_path / "V000").written == 155
+    assert taken(tmp_path / "V000") == jpegs
+    assert extract(tmp_path / "V000.seq", tmp_path / "V000").present == 155
+
+
+def test_a_broken_index_falls_back_to_markers(tmp_path):
+    jpegs = frames(30)
+    data = bytearray(movie(jpegs))
+    at = 1024 + sum(len(jpeg) + 12 for jpeg in jpegs[:7])
+    struct.pack_into("<I", data, at, 0xFFFFFFF0)
+    (tmp_path / "V000.seq").write_bytes(data)
+    extract(tmp_path / "V000.seq", tmp_path / "to")
+    assert taken(tmp_path / "to") == jpegs
+
+
+def test_a_damaged_frame_keeps_its_number(tmp_path):
+    jpegs = frames(20)
+    data = movie(jpegs).replace(jpegs[4], jpegs[4][: len(jpegs[4]) // 2])
+    (tmp_path / "V000.seq").write_bytes(data)
+    extract(tmp_path / "V000.seq", tmp_path / "to")
+    found = taken(tmp_path / "to")
+    assert found[:4] == jpegs[:4] and found[5:] == jpegs[5:] and found[4] != jpegs[4]
+
+
+def test_names_and_lengths_of_the_set():
+    lengths = load_source("scut_fir_pedestrian").sequence_lengths
+    counts = [count for videos in lengths.values() for count in videos]
+    assert len(counts) == 100 and sum(counts) == 211_011 and sum(-(-count // 10) for count in counts) == 21_145
+
+
+@pytest.mark.parametrize("path", ["x/set03/V002.seq", "set03_V002.seq", "Set03/v002.SEQ"])
+def test_movie_names(path, tmp_path):
+    assert movie_name(tmp_path / path) == "set03/V002"
+
+
+def test_fuzz(tmp_path):
+    rng = random.Random(0)
+    data = movie(frames(6))
+    for _ in range(300):
+        mutated = bytearray(data)
+        for _ in range(rng.choice((1, 3, 9))):
+            at = rng.randrange(len(mutated))
+            mutated[at : at + 4] = rng.choice((b"\xff\xd8\xff\xe0", b"\xff" * 4, bytes(4), rng.randbytes(3), b""))
+        (tmp_path / "V000.seq").write_bytes(mutated)
+        with contextlib.suppress(MsipError):
+            extract(tmp_path / "V000.seq", tmp_path / "box" / "to")
+        assert {path.name for path in tmp_path.iterdir()} <= {"V000.seq", "box"}
+    (tmp_path / "V000.seq").write_bytes(data[:500])
+    with pytest.raises(ArchiveError, match="header"):
+        extract(tmp_path / "V000.seq", tmp_path / "box" / "to")

@@ -149,7 +149,8 @@ def compare_times(images: int) -> None:
 def verify(minutes: float, share: str) -> int:
     """Compare labels and ordered regions image by image; returns how many images differ."""
     part, parts = (int(number) for number in share.split("/"))
-    paths = [path for folder in VERIFIED for path in images_in(REALDATA / folder)]
+    # Label masks are no images: few flat levels, where the order of ties decides and numpy's depends on the processor.
+    paths = [path for folder in VERIFIED for path in images_in(REALDATA / folder) if "mask" not in path.parent.name]
     random.Random(0).shuffle(paths)
     deadline = time.monotonic() + 60 * minutes
     counts: dict[str, int] = defaultdict(int)

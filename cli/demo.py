@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from msip.manifest import Manifest
 
 PAGE = "index.html"
-_STEPS = 150
+_STEPS = 60
 _SHOWN_PER_SOURCE = 4
 _ROI_PICTURES = 8
 _VIEWS = 24

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Box: TypeAlias = tuple[int, int, int, int]
 
@@ -83,7 +83,8 @@ class RoiCrop:
         if rois is not None and len(rois) > 0:
             large = rng.random() > self.p
             for _ in range(self.tries):
-                box = self._around_roi(image_size, rois[rng.integers(len(rois))], rng)
+                which, *jitter = rng.random(5).tolist()
+                box = self._around_roi(image_size, rois[int(which * len(rois))].tolist(), jitter)
                 if box is not None and not (large and self._is_small(box, image_size)):
                     return box
         return self._random_resized(image_size, rng)
@@ -97,22 +98,22 @@ class RoiCrop:
     def _is_small(self, box: Box, image_size: tuple[int, int]) -> bool:
         return box[2] * box[3] / (image_size[0] * image_size[1]) < self.large_area
 
-    def _around_roi(
-        self, image_size: tuple[int, int], roi: NDArray[np.integer], rng: np.random.Generator
-    ) -> Box | None:
+    def _around_roi(self, image_size: tuple[int, int], roi: Sequence[int], jitter: Sequence[float]) -> Box | None:
+        """``jitter``: four numbers in [0, 1), for the centre and the side of x, then of y."""
         width, height = image_size
-        x, y, w, h = (int(value) for value in roi[:4])
+        x, y, w, h = roi[:4]
         if x < 0 or y < 0 or x + w > width or y + h > height or w < MIN_ROI_SIDE or h < MIN_ROI_SIDE:
             return None
-        x_low, x_high = self._interval(x, w, width, rng)
-        y_low, y_high = self._interval(y, h, height, rng)
+        x_low, x_high = self._interval(x, w, width, *jitter[:2])
+        y_low, y_high = self._interval(y, h, height, *jitter[2:])
         box = (x_low, y_low, x_high - x_low, y_high - y_low)
         return None if min(box[2], box[3]) < self.min_side else box
 
-    def _interval(self, start: int, length: int, limit: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _interval(self, start: int, length: int, limit: int, move: float, grow: float) -> tuple[int, int]:
         """Jitter one axis; clamped to ``limit - 1`` as in the reference, which never reaches the last pixel."""
-        centre = round(start + length / 2) + round(length * rng.uniform(-self.centre_jitter, self.centre_jitter))
-        side = max(length * rng.uniform(*self.side_range), self.min_side)
+        centre = round(start + length / 2) + round(length * self.centre_jitter * (2 * move - 1))
+        smallest, largest = self.side_range
+        side = max(length * (smallest + (largest - smallest) * grow), self.min_side)
         return max(0, round(centre - side / 2)), min(round(centre + side / 2), limit - 1)
 
     def _random_resized(self, image_size: tuple[int, int], rng: np.random.Generator) -> Box:
@@ -141,7 +142,7 @@ def cut(image: NDArray[np.uint8], box: Box, size: int, *, flip: bool = False) ->
 def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
     """Cut ``box`` out of ``image`` and squash it to a square.
 
-    Pillow's antialiased bicubic, as in the reference (``resized_crop`` on a PIL image): the pixels are the same.
+    Antialiased bicubic with the pixels of the reference (``resized_crop`` on a PIL image), see ``msip.resize``.
 
     Args:
         image: (height, width) or (height, width, 3), uint8.
@@ -149,8 +150,9 @@ def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uin
         size: side of the result, in pixels.
 
     Returns:
-        (size, size) or (size, size, 3), uint8.
+        (size, size) or (size, size, 3), uint8, a new array.
     """
+    from msip.resize import resize  # brings numba; drawing boxes needs none
+
     x, y, width, height = box
-    crop = np.ascontiguousarray(image[y : y + height, x : x + width])
-    return np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+    return resize(image[y : y + height, x : x + width], (size, size))

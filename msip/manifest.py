@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
-from msip.files import atomic_path
+from msip.files import atomic_path, sha256_bytes
+from msip.storage import Storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,17 +114,15 @@ class Manifest:
 
     def without_flags(self, flags: Sequence[str]) -> Manifest:
         """The rows that carry none of ``flags``; ``duplicate_of`` also excludes ``duplicate_of:<image_id>``."""
-        if not flags:
-            return self
-        column = self.table.column("flags")
-        parents = pc.list_parent_indices(column).to_numpy()
-        names = [name.split(":", 1)[0] for name in pc.list_flatten(column).to_pylist()]
-        keep = np.ones(len(self), bool)
-        wanted = set(flags)
-        hit = np.fromiter((name in wanted for name in names), bool, len(names))
-        full = np.fromiter((name in wanted for name in pc.list_flatten(column).to_pylist()), bool, len(names))
-        keep[parents[hit | full]] = False
-        return Manifest(self.table.filter(pa.array(keep)), self.root)
+        return Manifest(rows_without_flags(self.table, flags), self.root) if flags else self
+
+    def digest(self) -> str:
+        """SHA-256 of the manifest's file."""
+        return sha256_bytes((self.root / MANIFEST_NAME).read_bytes())
+
+    def storage(self) -> Storage:
+        """Reads single images."""
+        return Storage(self.root, "folder")
 
     def counts(self) -> dict[str, int]:
         """Images per source, in order of first appearance."""
@@ -131,3 +130,15 @@ class Manifest:
         for item in self.table.column("source").value_counts().to_pylist():
             result[item["values"]] = item["counts"]
         return result
+
+
+def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
+    """The rows whose ``flags`` name none of ``flags``, neither whole nor before their colon."""
+    column = table.column("flags")
+    parents = pc.list_parent_indices(column).to_numpy()
+    names = pc.list_flatten(column).to_pylist()
+    wanted = set(flags)
+    hit = np.fromiter((name in wanted or name.split(":", 1)[0] in wanted for name in names), bool, len(names))
+    keep = np.ones(table.num_rows, bool)
+    keep[parents[hit]] = False
+    return table.filter(pa.array(keep))

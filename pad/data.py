@@ -26,6 +26,9 @@ from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
 from msip.errors import ManifestError
 from msip.files import atomic_path
 from msip.manifest import Manifest
+from msip.resize import warm_up
+from msip.shards import Shards, is_shards
+from msip.storage import WHOLE_FILE, Layout, Storage
 
 if TYPE_CHECKING:
     from pad.methods.base import InputSampler
@@ -44,32 +47,48 @@ REPLACEMENTS = 20
 """Images tried for one place of a batch before giving up."""
 
 
-def write_index(manifest: Manifest, path: Path) -> Path:
-    """Write what training needs of a manifest as an Arrow file that all workers memory-map.
+def open_data(path: str | Path) -> Manifest | Shards:
+    """What there is to train on: a build, or shards of one (a folder or URL). Raises ``MsipError``."""
+    return Shards.read(path) if is_shards(path) else Manifest.read(path)
 
-    Columns: image_id, path (relative to the manifest's root), rois (list of 4 int32: x, y, width, height).
+
+def write_index(data: Manifest | Shards, path: Path) -> Path:
+    """Write what training needs of the data as an Arrow file that all workers memory-map.
+
+    Columns: image_id; path (relative to the data's root), offset, length: where the image lies, see ``msip.storage``;
+    width, height; rois (list of 4 int32: x, y, width, height).
     """
-    rois = manifest.table.column("rois")
+    table = data.table
+    rois = table.column("rois")
     lengths = pc.fill_null(pc.list_value_length(rois), 0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     boxes = pc.list_flatten(rois).combine_chunks()
     values = np.stack([boxes.field(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "width", "height")], 1)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.int32()), 4)
-    columns = {
-        name: manifest.table.column(name).cast(pa.large_string()).combine_chunks() for name in ("image_id", "path")
-    }
-    table = pa.table({**columns, "rois": pa.LargeListArray.from_arrays(pa.array(offsets), flat)})
+    columns = {name: table.column(name).cast(pa.large_string()).combine_chunks() for name in ("image_id", "path")}
+    if isinstance(data, Manifest):
+        columns |= {"offset": pa.array(np.zeros(len(data), np.int64))}
+        columns |= {"length": pa.array(np.full(len(data), WHOLE_FILE))}
+    else:
+        columns |= {name: table.column(name).combine_chunks() for name in ("offset", "length")}
+    columns |= {name: pc.fill_null(table.column(name), 0).combine_chunks() for name in ("width", "height")}
+    index = pa.table({**columns, "rois": pa.LargeListArray.from_arrays(pa.array(offsets), flat)})
+    index = index.replace_schema_metadata({"layout": data.storage().layout})
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as to,
+        pa.ipc.new_file(sink, index.schema) as to,
     ):
-        to.write_table(table)
+        to.write_table(index)
     return path
 
 
 class ImageIndex:
-    """The memory-mapped file of ``write_index``; pickles as its path, so workers share one copy of the pages."""
+    """The memory-mapped file of ``write_index``; pickles as its path, so workers share one copy of the pages.
+
+    Attributes:
+        layout: how the images are stored.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -79,8 +98,11 @@ class ImageIndex:
         table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
         if table.num_rows == 0:
             raise ManifestError("the manifest leaves no image to train on; drop an --exclude-flag or build it again.")
+        self.layout: Layout = table.schema.metadata[b"layout"].decode()
         self._ids, self._paths, rois = (table.column(name).chunk(0) for name in ("image_id", "path", "rois"))
-        self._offsets = rois.offsets.to_numpy()
+        names = ("offset", "length", "width", "height")
+        self._offset, self._length, self._width, self._height = (table.column(n).chunk(0).to_numpy() for n in names)
+        self._first_roi = rois.offsets.to_numpy()
         self._boxes = rois.values.values.to_numpy().reshape(-1, 4)
 
     def __getstate__(self) -> dict[str, Path]:
@@ -98,32 +120,18 @@ class ImageIndex:
         return str(self._ids[row].as_py())
 
     def relative_path(self, row: int) -> str:
-        """Of the stored image, relative to the manifest's folder."""
+        """Of the file that holds the image, relative to the data's folder."""
         return str(self._paths[row].as_py())
+
+    def read_grey(self, row: int, storage: Storage) -> NDArray[np.uint8] | None:
+        """The stored image, uint8 (h, w), perhaps read-only; ``None`` if it is absent or cannot be decoded."""
+        size = int(self._width[row]), int(self._height[row])
+        return storage.read_grey(self.relative_path(row), int(self._offset[row]), int(self._length[row]), size)
 
     def rois(self, row: int) -> NDArray[np.int32]:
         """(n, 4) x, y, width, height in pixels; n may be 0."""
-        boxes: NDArray[np.int32] = self._boxes[self._offsets[row] : self._offsets[row + 1]]
+        boxes: NDArray[np.int32] = self._boxes[self._first_roi[row] : self._first_roi[row + 1]]
         return boxes
-
-
-def read_grey(path: Path) -> NDArray[np.uint8] | None:
-    """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded.
-
-    Colour becomes luma; three equal channels give the channel. Turned as stored: a manifest's sizes and RoIs are of
-    the stored pixels, whatever an EXIF tag says.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    if data.size == 0:
-        return None
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # a header that announces more pixels than OpenCV takes
-        return None
-    return None if image is None else np.asarray(image, np.uint8)
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -131,7 +139,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     Args:
         index: the images, see ``ImageIndex``.
-        root: the folder that the index's paths are relative to.
+        root: the folder or URL that the index's paths are relative to.
         seed: of every draw.
         crop: how a box is drawn; its ``size`` is the side of the crops, in pixels.
         sampler: the method's random inputs of one sample, if it has any.
@@ -141,15 +149,15 @@ class PretrainDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         index: ImageIndex,
-        root: Path,
+        root: str | Path,
         *,
         seed: int,
         crop: RoiCrop,
         sampler: InputSampler | None = None,
         views: MultiCrop | None = None,
     ) -> None:
-        self.index, self.root, self.seed, self.crop, self.sampler = index, Path(root), seed, crop, sampler
-        self.views = views
+        self.index, self.root, self.seed, self.crop, self.sampler = index, root, seed, crop, sampler
+        self.storage, self.views = Storage(root, index.layout), views
 
     def __len__(self) -> int:
         return len(self.index)
@@ -175,7 +183,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     def _read(self, epoch: int, row: int, number: int) -> tuple[int, NDArray[np.uint8] | None]:
         for attempt in range(REPLACEMENTS):
-            image = read_grey(self.root / self.index.relative_path(row))
+            image = self.index.read_grey(row, self.storage)
             if image is not None:
                 return row, image
             row = int(sample_rng(self.seed, epoch, number, REPLACEMENT_VIEW + attempt).integers(len(self)))
@@ -185,7 +193,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         height, width = image.shape
         box = self.crop.box((width, height), self.index.rois(row), rng)
         pixels = resize_crop(image, box, self.crop.size)
-        return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels.copy()  # Pillow's pixels are read-only
+        return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -262,6 +270,7 @@ def start_reading(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]
 
     OpenCV's thread pool is stopped first: a forked worker that inherits one waits forever for threads it does not have.
     """
+    warm_up()  # so that forked workers have the machine code
     threads = cv2.getNumThreads()
     _one_cv2_thread()
     batches = iter(loader)

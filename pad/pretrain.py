@@ -30,8 +30,9 @@ import yaml
 import msip
 from msip.crops import RoiCrop
 from msip.errors import RunError
-from msip.files import atomic_path, make_output_folder, refuse_unwritable, sha256_bytes, write_bytes, write_json
-from msip.manifest import MANIFEST_NAME, Manifest
+from msip.files import atomic_path, make_output_folder, refuse_unwritable, write_bytes, write_json
+from msip.manifest import Manifest
+from msip.shards import Shards
 from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
 from pad.bottleneck import PadConfig
 from pad.checkpoints import (
@@ -45,7 +46,7 @@ from pad.checkpoints import (
     save_tensors,
 )
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
-from pad.data import ImageIndex, PretrainDataset, write_index
+from pad.data import ImageIndex, PretrainDataset, open_data, write_index
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.create import lasting_init, size_text
 from pad.encoders.tokens import grid_size
@@ -197,7 +198,7 @@ def assemble(
 ) -> tuple[Trainer, dict[str, int]]:
     """Everything between the options and the first step; nothing is written until all of it fits."""
     refuse_unwritable(config.out)  # before anything is downloaded
-    manifest = Manifest.read(config.data)
+    manifest = open_data(config.data)
     data = describe_data(manifest, config)
     if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
         raise RunError(
@@ -347,14 +348,15 @@ def count_parameters(method: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def describe_data(manifest: Manifest, config: PretrainConfig) -> dict[str, Any]:
+def describe_data(data: Manifest | Shards, config: PretrainConfig) -> dict[str, Any]:
     """What identifies the data of a run."""
-    file = manifest.root / MANIFEST_NAME
+    images = len(data.without_flags(config.exclude_flag))
     return {
-        "manifest": str(file),
-        "manifest_sha256": sha256_bytes(file.read_bytes()),
-        "images": len(manifest.without_flags(config.exclude_flag)),
-        "excluded": len(manifest) - len(manifest.without_flags(config.exclude_flag)),
+        "root": str(data.root),
+        "layout": data.storage().layout,
+        "manifest_sha256": data.digest(),
+        "images": images,
+        "excluded": len(data) - images,
     }
 
 

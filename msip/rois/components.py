@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.jit import exact_jit
 from msip.rois.edges import PIXEL_BITS, PIXEL_MASK, edge_ends, make_word, pixel_distance
 from msip.rois.ordering import comes_before, pop, push
 

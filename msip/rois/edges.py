@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit, float_bits
+from msip.jit import exact_jit, float_bits
 
 RIGHT, DOWN, DOWN_RIGHT, UP_RIGHT = 0, 1, 2, 3
 PIXEL_BITS = np.uint64(29)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.jit import exact_jit
 
 VALUE_BINS = 25
 HISTOGRAM_BINS = VALUE_BINS + 6  # and two texture bins per channel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.jit import exact_jit
 
 TRUNCATE = 4.0  # scipy's default: the kernel ends at four standard deviations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.jit import exact_jit
 from msip.rois.features import HISTOGRAM_BINS, VALUE_BINS
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msip.rois._jit import exact_jit, float_bits
+from msip.jit import exact_jit, float_bits
 from msip.rois.edges import INDEX_BITS, word_cost
 
 _DIGIT_BITS = 11

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from msip.rois._jit import exact_jit
+from msip.jit import exact_jit
 from msip.rois.components import Forest, find, join
 from msip.rois.edges import NONE_BELOW, NONE_RIGHT, PIXEL_MASK, edge_ends, make_word, mark_open_rows, pixel_distance
 from msip.rois.ordering import sort_words

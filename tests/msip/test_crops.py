@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from msip.crops import RoiCrop, cut, resize_crop, sample_key, sample_rng
+from msip.resize import resize
 
 
 def ks_to_quantiles(sample: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> float:
@@ -54,6 +55,36 @@ def test_a_draw_depends_on_seed_epoch_image_and_view_only():
     assert draw(0, 0, "a/1") == draw(0, 0, "a/1")
     others = {draw(1, 0, "a/1"), draw(0, 1, "a/1"), draw(0, 0, "a/2"), draw(0, 0, "a/1", 1)}
     assert len(others) == 4 and draw(0, 0, "a/1") not in others
+
+
+def two_passes(image, width, height):
+    """Pillow before version 13 (the reference's): always horizontally first."""
+    narrow = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(narrow.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_resize_has_the_pixels_of_pillow():
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        shape, size = rng.integers(1, 400, 2), tuple(rng.integers(1, 300, 2).tolist())
+        image = rng.integers(0, 256, shape, dtype=np.uint8)
+        if number % 3 == 0:
+            image = np.where(image > 127, 255, 0).astype(np.uint8)  # overshoots on both sides
+        assert np.array_equal(resize(image, size), two_passes(image, *size)), (shape, size)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3), (40, 24), (224, 224)])
+def test_resize_of_extreme_shapes(shape):
+    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(resize(image, (224, 224)), two_passes(image, 224, 224))
+    assert not np.shares_memory(resize(image, (224, 224)), image)
+
+
+def test_resize_takes_views_and_colour():
+    image = np.random.default_rng(2).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    view = image[5:70, 20:130]
+    assert np.array_equal(resize(view, (64, 64)), two_passes(np.ascontiguousarray(view), 64, 64))
+    assert np.array_equal(resize(view[..., 1], (64, 64)), two_passes(np.ascontiguousarray(view[..., 1]), 64, 64))
 
 
 def test_pixels_are_those_of_the_reference_transform():

@@ -330,7 +330,7 @@ def test_works_where_compiled_code_cannot_be_cached():
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
         "caching.FunctionCache._impl_class._locator_classes = []\n"
-        "from msip.rois._jit import exact_jit\n"
+        "from msip.jit import exact_jit\n"
         "assert exact_jit(lambda x: x + 1)(1) == 2\n"
         "import msip.rois.gaussian\n"
     )

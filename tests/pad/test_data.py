@@ -13,6 +13,7 @@ from training_runs import HEIGHT, WIDTH, make_manifest
 from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
 from msip.errors import ManifestError
 from msip.manifest import Manifest
+from msip.storage import read_grey
 from pad.data import (
     EpochSampler,
     ImageIndex,
@@ -21,7 +22,6 @@ from pad.data import (
     epoch_order,
     make_loader,
     normalise,
-    read_grey,
     start_reading,
     write_index,
 )

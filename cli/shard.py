@@ -1,0 +1,49 @@
+"""``msip shard``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from .options import ExcludeFlag, Json, Out, Workers, cores
+from .output import StageBars, print_json, print_line
+
+
+class Layout(str, Enum):
+    """What a shard holds."""
+
+    webdataset = "webdataset"
+    raw = "raw"
+
+
+def shard(
+    out: Out,
+    to: Annotated[str, typer.Option(help="A new folder, one of an earlier run, or an fsspec URL such as s3://...")],
+    layout: Annotated[
+        Layout, typer.Option("--format", help="webdataset: tars of images and JSON; raw: decoded, for memory maps.")
+    ] = Layout.webdataset,
+    exclude_flag: ExcludeFlag = None,
+    workers: Workers = cores(),
+    as_json: Json = False,
+) -> None:
+    """Pack a build into a few large files, for `msip pretrain --data DIR` and for WebDataset."""
+    from msip.files import human_bytes
+    from msip.shards import shard as run
+
+    with StageBars(quiet=as_json) as bars:
+        report = run(
+            out,
+            to,
+            layout=layout.value,
+            exclude_flags=tuple(exclude_flag or ()),
+            workers=workers,
+            progress=lambda done, total: bars("shards", done, total),
+        )
+    if as_json:
+        print_json(vars(report))
+        return
+    kept = f", {report.kept} of them kept from before" if report.kept else ""
+    print_line(f"{report.images:,} images in {report.shards:,} shards ({human_bytes(report.bytes)}) in {to}{kept}.")
+    print_line(f"Train on them: msip pretrain --method mae --data {to} --out RUN")

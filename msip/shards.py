@@ -1,0 +1,423 @@
+"""A manifest's images as a few large files: WebDataset tars, or decoded grey pixels to be memory-mapped.
+
+    DIR/shards.json             what was sharded: layout, counts, flags left out, each file with its size and SHA-256
+    DIR/index.arrow             one row an image: where it lies, its size, RoIs, flags and provenance
+    DIR/msip-000000.tar|raw     the shards
+
+Why: a tar is one sequential read where a folder is thousands of opens, and decoding JPEG is the floor of every loader.
+Which image goes into which shard follows from the manifest alone, so a killed run continues shard by shard, and the
+same input gives the same bytes whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from msip.engine import run_tasks
+from msip.errors import ManifestError, OutputError
+from msip.files import atomic_path, make_output_folder, sha256_bytes, write_bytes
+from msip.manifest import SCHEMA, Manifest, rows_without_flags
+from msip.storage import Storage, filesystem, is_url, read_grey
+
+ShardLayout = Literal["webdataset", "raw"]
+
+SHARD_BYTES = 256 << 20
+"""A shard is closed before it would grow beyond this."""
+
+SUMMARY_NAME, INDEX_NAME = "shards.json", "index.arrow"
+_VERSION = 1
+_SUFFIX = {"webdataset": "tar", "raw": "raw"}
+_BLOCK = 512  # of a tar
+_COPIED = ("image_id", "source", "split", "sequence", "frame_index", "sha256", "transform", "rois", "flags", "licence")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in _COPIED),
+        pa.field("path", pa.string(), nullable=False),  # of the shard, relative to DIR
+        pa.field("offset", pa.int64(), nullable=False),  # of the image's bytes in the shard
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What ``shard`` made: images, shard files, of which kept from an earlier run, and their bytes."""
+
+    images: int
+    shards: int
+    kept: int
+    bytes: int
+
+
+class Shards:
+    """An opened folder of shards.
+
+    Attributes:
+        table: columns as in ``INDEX_SCHEMA``; memory-mapped where the folder is local.
+        root: the folder, or its URL.
+        layout: ``webdataset`` or ``raw``.
+        summary: the content of ``shards.json``.
+    """
+
+    def __init__(self, table: pa.Table, root: str | Path, summary: dict[str, Any]) -> None:
+        self.table, self.root, self.summary = table, root, summary
+        self.layout: ShardLayout = summary["layout"]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Shards:
+        """Open a folder or URL that ``msip shard`` wrote. Raises ``ManifestError``."""
+        try:
+            summary = json.loads(_read(path, SUMMARY_NAME))
+            if is_url(path):
+                table = pa.ipc.open_file(pa.py_buffer(_read(path, INDEX_NAME))).read_all()
+            else:
+                table = pa.ipc.open_file(pa.memory_map(str(Path(path) / INDEX_NAME))).read_all()
+        except (OSError, ValueError, pa.ArrowInvalid) as error:
+            raise ManifestError(f"{path} holds no complete shards ({error}); run `msip shard` again.") from error
+        if summary.get("version") != _VERSION or table.schema.names != INDEX_SCHEMA.names:
+            raise ManifestError(f"{path} was made by another version of `msip shard`; make it again.")
+        return cls(table, path if is_url(path) else Path(path), summary)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def digest(self) -> str:
+        """Names exactly these images in exactly these shards."""
+        return sha256_bytes(json.dumps(self.summary, sort_keys=True).encode())
+
+    def without_flags(self, flags: Sequence[str]) -> Shards:
+        """The images that carry none of ``flags``, see ``Manifest.without_flags``."""
+        return Shards(rows_without_flags(self.table, flags), self.root, self.summary) if flags else self
+
+    def storage(self) -> Storage:
+        """Reads single images."""
+        return Storage(self.root, self.layout)
+
+
+def is_shards(path: str | Path) -> bool:
+    """Whether ``path`` (folder or URL) holds shards, finished or not."""
+    if not is_url(path):
+        return (Path(path) / SUMMARY_NAME).is_file()
+    try:
+        return bool(_read(path, SUMMARY_NAME))
+    except OSError:
+        return False
+
+
+def shard(
+    out: str | Path,
+    to: str | Path,
+    *,
+    layout: ShardLayout = "webdataset",
+    exclude_flags: tuple[str, ...] = (),
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ShardReport:
+    """Write a build's images as shards; finished shards of an earlier or killed run are kept.
+
+    Args:
+        out: a build.
+        to: a new folder, one of an earlier run (shards that no longer fit are replaced), or an fsspec URL.
+        layout: ``webdataset``: the stored bytes and a JSON record per image, in tars; ``raw``: decoded to one grey
+            channel, the pixels that the trainer reads.
+        exclude_flags: leave out images with any of these flags.
+        shard_bytes: the most a shard holds, unless a single image is larger.
+        workers: processes.
+        progress: called with images finished since the last call, and their total.
+
+    Raises:
+        ManifestError: no manifest, nothing left to shard, or a stored image is gone or is not what it was.
+        OutputError: ``to`` holds something else, or cannot be written.
+    """
+    manifest = Manifest.read(out).without_flags(exclude_flags)
+    if len(manifest) == 0:
+        raise ManifestError(f"{out} leaves no image to shard; drop an --exclude-flag or build it again.")
+    target = _Target(to)
+    target.prepare()
+    jobs = list(_plan(manifest, target, layout, shard_bytes))
+    known = {job.name: part for job in jobs if (part := target.finished(job)) is not None}
+    progress(sum(part.num_rows for part in known.values()), len(manifest))
+    kept = len(known)
+    for name, images in run_tasks(_write_shard, [job for job in jobs if job.name not in known], workers):
+        known[name] = target.part(name)
+        progress(images, len(manifest))
+    parts = [known[job.name] for job in jobs]
+    summary = _summary(layout, exclude_flags, len(manifest), parts, jobs)
+    target.publish(INDEX_NAME, _index_bytes(parts))
+    target.publish(SUMMARY_NAME, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    target.remove_others({job.name for job in jobs})
+    return ShardReport(len(manifest), len(jobs), kept, sum(entry["bytes"] for entry in summary["shards"]))
+
+
+def verify_shards(path: str | Path) -> list[str]:
+    """Files of a local folder of shards that are gone or whose bytes have changed. Raises ``ManifestError``."""
+    shards = Shards.read(path)
+    wrong = []
+    for entry in shards.summary["shards"]:
+        file = Path(path) / entry["file"]
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or _file_sha256(file) != entry["sha256"]:
+            wrong.append(entry["file"])
+    return wrong
+
+
+class _Target:
+    """The folder or URL that shards go to; every file appears there whole or not at all."""
+
+    def __init__(self, to: str | Path) -> None:
+        self.to = str(to) if is_url(to) else Path(to)
+
+    def prepare(self) -> None:
+        """Make the folder, or refuse one that holds something else. Raises ``OutputError``."""
+        if not isinstance(self.to, Path):
+            return
+        make_output_folder(self.to)
+        if not (self.to / ".msip").is_dir() and any(self.to.iterdir()):
+            raise OutputError(f"{self.to} is not empty and holds no shards; choose a new folder with --to.")
+        (self.to / ".msip").mkdir(exist_ok=True)
+
+    def finished(self, job: _Job) -> pa.Table | None:
+        """The part of the index of a shard that is there, whole, and of the same images."""
+        try:
+            part = self.part(job.name)
+            if part.schema.metadata[b"plan"].decode() != job.digest:
+                return None
+            return part if self._size(job.name) == int(part.schema.metadata[b"bytes"]) else None
+        except (OSError, pa.ArrowInvalid, KeyError):
+            return None
+
+    def part(self, name: str) -> pa.Table:
+        """What ``_write_shard`` noted about a shard."""
+        return pq.read_table(pa.BufferReader(_read(self.to, _part_name(name))))
+
+    @contextlib.contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """A temporary local path; what is written there becomes ``name`` on success."""
+        if isinstance(self.to, Path):
+            with atomic_path(self.to / name) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            yield path
+            files, root = filesystem(self.to)
+            files.makedirs(str(Path(f"{root}/{name}").parent), exist_ok=True)
+            files.put_file(str(path), f"{root}/{name}")
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        if isinstance(self.to, Path):
+            write_bytes(self.to / name, data)
+            return
+        with self.new_file(name) as path:
+            path.write_bytes(data)
+
+    def remove_others(self, names: set[str]) -> None:
+        """Remove shards of an earlier plan."""
+        if isinstance(self.to, Path):
+            for path in [*self.to.glob("msip-*"), *(self.to / ".msip").glob("*.parquet")]:
+                if path.name.removesuffix(".parquet") not in names:
+                    path.unlink()
+
+    def _size(self, name: str) -> int:
+        if isinstance(self.to, Path):
+            return (self.to / name).stat().st_size
+        files, root = filesystem(self.to)
+        return int(files.size(f"{root}/{name}"))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image to be sharded: the index's columns that are copied, and where it is now."""
+
+    columns: dict[str, Any]
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard: its file name, what names its content, and its images."""
+
+    root: Path
+    target: _Target
+    layout: ShardLayout
+    name: str
+    digest: str
+    images: list[_Image]
+
+
+def _plan(manifest: Manifest, target: _Target, layout: ShardLayout, most: int) -> Iterator[_Job]:
+    """Consecutive images, as many as fit."""
+    names = (*_COPIED, "path", "width", "height")
+    batch: list[_Image] = []
+    filled, number = 0, 0
+
+    def job() -> _Job:
+        content = hashlib.sha256(f"{_VERSION} {layout}".encode())
+        for image in batch:
+            content.update(json.dumps([image.columns, image.width, image.height], sort_keys=True).encode())
+        return _Job(
+            manifest.root, target, layout, f"msip-{number:06d}.{_SUFFIX[layout]}", content.hexdigest(), list(batch)
+        )
+
+    for rows in manifest.table.select(names).to_batches(max_chunksize=4096):
+        for row in rows.to_pylist():
+            image = _Image({name: row[name] for name in _COPIED}, row["path"], row["width"], row["height"])
+            size = row["width"] * row["height"] if layout == "raw" else _size_in_tar(manifest.root / row["path"])
+            if batch and filled + size > most:
+                yield job()
+                batch, filled, number = [], 0, number + 1
+            batch.append(image)
+            filled += size
+    yield job()
+
+
+def _size_in_tar(path: Path) -> int:
+    """About: the image and its record, each with a header and rounded up to blocks."""
+    try:
+        return -(-path.stat().st_size // _BLOCK) * _BLOCK + 6 * _BLOCK
+    except OSError as error:
+        raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.") from error
+
+
+def _write_shard(job: _Job) -> tuple[str, int]:
+    """Write one shard, then its part of the index: the part is there only if the shard is whole."""
+    with job.target.new_file(job.name) as path:
+        with path.open("wb") as file:
+            write = _write_tar if job.layout == "webdataset" else _write_raw
+            places = write(job, file)
+        size, digest = path.stat().st_size, _file_sha256(path)
+    rows = [
+        {
+            **image.columns,
+            "path": job.name,
+            "offset": offset,
+            "length": length,
+            "width": image.width,
+            "height": image.height,
+        }
+        for image, (offset, length) in zip(job.images, places, strict=True)
+    ]
+    notes = {"plan": job.digest, "sha256": digest, "bytes": str(size)}
+    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(notes))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    job.target.publish(_part_name(job.name), sink.getvalue().to_pybytes())
+    return job.name, len(rows)
+
+
+def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
+    places = []
+    for image in job.images:
+        pixels = read_grey(job.root / image.path)
+        if pixels is None or pixels.shape != (image.height, image.width):
+            raise ManifestError(f"{job.root / image.path} is gone or unreadable; run the build again to restore it.")
+        places.append((file.tell(), pixels.size))
+        file.write(pixels.tobytes())
+    return places
+
+
+def _write_tar(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
+    places = []
+    for image in job.images:
+        key, suffix = tar_key(image.columns["image_id"]), Path(image.path).suffix
+        data = _stored_bytes(job.root / image.path, image.columns["sha256"])
+        record = {**image.columns, "width": image.width, "height": image.height}
+        places.append((add_tar_member(file, key + suffix, data), len(data)))
+        add_tar_member(file, key + ".json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
+    end_tar(file)
+    return places
+
+
+def tar_key(image_id: str) -> str:
+    """The WebDataset key of an image: its id, dots escaped as ``%2E`` because WebDataset splits names at the first."""
+    return image_id.replace("%", "%25").replace(".", "%2E")
+
+
+def add_tar_member(file: io.BufferedIOBase, name: str, data: bytes) -> int:
+    """Append one regular file without owner or date; returns where its bytes begin."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    file.write(info.tobuf(tarfile.GNU_FORMAT))
+    offset = file.tell()
+    file.write(data)
+    file.write(b"\0" * (-len(data) % _BLOCK))
+    return offset
+
+
+def end_tar(file: io.BufferedIOBase) -> None:
+    """Two empty blocks."""
+    file.write(b"\0" * (2 * _BLOCK))
+
+
+def _stored_bytes(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.") from error
+    if sha256_bytes(data) != sha256:
+        raise ManifestError(f"{path} is not what the manifest says; delete it and run the build again to restore it.")
+    return data
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _part_name(name: str) -> str:
+    return f".msip/{name}.parquet"
+
+
+def _index_bytes(parts: Sequence[pa.Table]) -> bytes:
+    table = pa.concat_tables([part.replace_schema_metadata(None) for part in parts]).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _summary(
+    layout: str, exclude_flags: Sequence[str], images: int, parts: Sequence[pa.Table], jobs: Sequence[_Job]
+) -> dict[str, Any]:
+    files = []
+    for job, part in zip(jobs, parts, strict=True):
+        notes = part.schema.metadata
+        entry = {"file": job.name, "images": part.num_rows}
+        files.append({**entry, "bytes": int(notes[b"bytes"]), "sha256": notes[b"sha256"].decode()})
+    return {
+        "version": _VERSION,
+        "layout": layout,
+        "images": images,
+        "exclude_flags": sorted(exclude_flags),
+        "shards": files,
+    }
+
+
+def _read(root: str | Path, name: str) -> bytes:
+    """The bytes of a file of a folder or URL. Raises ``OSError``."""
+    if not is_url(root):
+        return (Path(root) / name).read_bytes()
+    files, base = filesystem(str(root))
+    data: bytes = files.cat_file(f"{base}/{name}")
+    return data

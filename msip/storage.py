@@ -1,0 +1,112 @@
+"""Where the pixels of a training set lie, read one image at a time: files, members of tars, decoded shards.
+
+A place is (path relative to the root, offset, length). The root is a folder or an fsspec URL (``s3://...``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Layout = Literal["folder", "webdataset", "raw"]
+Grey: TypeAlias = NDArray[np.uint8]
+
+WHOLE_FILE = -1
+"""``length`` of an image that has a file of its own."""
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether fsspec is needed to read it."""
+    return "://" in str(path)
+
+
+def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
+    """One encoded image as uint8 (h, w), or ``None`` if it cannot be decoded.
+
+    Colour becomes luma; three equal channels give the channel. Turned as stored: a manifest's sizes and RoIs are of
+    the stored pixels, whatever an EXIF tag says.
+    """
+    if data.size == 0:
+        return None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # a header that announces more pixels than OpenCV takes
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def read_grey(path: Path) -> Grey | None:
+    """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded; see ``decode_grey``."""
+    try:
+        return decode_grey(np.fromfile(path, np.uint8))
+    except OSError:
+        return None
+
+
+class Storage:
+    """Reads images of one root; pickles without its open files, so each worker process opens its own.
+
+    Args:
+        root: folder or URL.
+        layout: ``folder``: a file an image; ``webdataset``: encoded images inside tars; ``raw``: decoded grey pixels.
+    """
+
+    def __init__(self, root: str | Path, layout: Layout = "folder") -> None:
+        self.root, self.layout = root if is_url(root) else Path(root), layout
+        self._open: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "layout": self.layout, "_open": {}}
+
+    def read_grey(self, path: str, offset: int, length: int, size: tuple[int, int]) -> Grey | None:
+        """One image, uint8 (h, w), perhaps read-only; ``None`` if it is absent or cannot be decoded.
+
+        Args:
+            path: relative to the root.
+            offset, length: in bytes; ``WHOLE_FILE`` for an image that is a file.
+            size: (width, height) in pixels, needed for decoded pixels.
+        """
+        try:
+            if self.layout == "raw":
+                pixels = self._pixels(path, offset, length)
+                return pixels.reshape(size[1], size[0]) if pixels.size == size[0] * size[1] else None
+            if isinstance(self.root, Path) and length == WHOLE_FILE:
+                return decode_grey(np.fromfile(self.root / path, np.uint8))
+            return decode_grey(np.frombuffer(self._bytes(path, offset, length), np.uint8))
+        except (OSError, ValueError):
+            return None
+
+    def _pixels(self, path: str, offset: int, length: int) -> Grey:
+        """Views of a memory map on a local disk: only the rows that a crop touches are read."""
+        if not isinstance(self.root, Path):
+            return np.frombuffer(self._bytes(path, offset, length), np.uint8)
+        shard: Grey = self._opened(path, lambda: np.memmap(Path(self.root) / path, np.uint8, "r"))
+        return shard[offset : offset + length].view(np.ndarray)
+
+    def _bytes(self, path: str, offset: int, length: int) -> bytes:
+        if isinstance(self.root, Path):
+            descriptor = self._opened(path, lambda: os.open(Path(self.root) / path, os.O_RDONLY))
+            return os.pread(descriptor, length, offset)
+        files, root = self._opened("", lambda: filesystem(str(self.root)))
+        end = None if length == WHOLE_FILE else offset + length
+        data: bytes = files.cat_file(f"{root}/{path}", start=offset, end=end)
+        return data
+
+    def _opened(self, name: str, opener: Callable[[], Any]) -> Any:
+        if name not in self._open:
+            self._open[name] = opener()
+        return self._open[name]
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    return files, root.rstrip("/")

@@ -1,0 +1,147 @@
+"""Shards: read back by WebDataset, equal to the build, the same bytes whoever wrote them, continued when killed."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import webdataset
+from msip_cli.main import app
+
+from msip import Manifest, build
+from msip.errors import ManifestError, OutputError
+from msip.shards import Shards, shard, tar_key, verify_shards
+from msip.storage import read_grey
+
+SMALL = 25_000  # bytes: several shards out of a few images
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Twelve frames, JPEG and PNG, one in colour, one tiny, names with dots and letters of other alphabets."""
+    raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    names = [f"seq.{number}/käfer {number}.jpg" for number in range(9)] + ["a.png", "tiny.png", "colour.jpg"]
+    for name in names:
+        shape = (3, 5) if name == "tiny.png" else (96, 128)
+        image = cv2.GaussianBlur(rng.integers(0, 256, (*shape, 3), dtype=np.uint8), (0, 0), 3)
+        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+        path = raw / name
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), image if "colour" in name else image[:, :, 0])
+    out = tmp_path_factory.mktemp("built")
+    build(None, out, folder=raw, name="own")
+    return out
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_webdataset_reads_the_tars(built, tmp_path):
+    report = shard(built, tmp_path, shard_bytes=SMALL)
+    manifest = Manifest.read(built)
+    assert report.images == len(manifest) == 12 and report.shards > 2 and report.kept == 0
+    tars = [str(path) for path in sorted(tmp_path.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert [json.loads(sample["json"])["image_id"] for sample in samples] == manifest.frame.image_id.tolist()
+    for row, sample in enumerate(samples):
+        record = json.loads(sample["json"])
+        assert sample["__key__"] == tar_key(record["image_id"])
+        assert sample[manifest.path(row).suffix[1:]] == manifest.path(row).read_bytes()
+        boxes = [list(roi.values()) for roi in record["rois"]]
+        assert sorted(map(sorted, boxes)) == sorted(map(sorted, manifest.rois(row).tolist()))
+        assert (record["width"], record["height"]) == (manifest.frame.width[row], manifest.frame.height[row])
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "raw"])
+def test_every_image_at_random_is_that_of_the_build(built, tmp_path, layout):
+    shard(built, tmp_path, layout=layout, shard_bytes=SMALL)
+    shards, manifest = Shards.read(tmp_path), Manifest.read(built)
+    storage = shards.storage()
+    for row in np.random.default_rng(0).permutation(len(manifest)):
+        place = {name: shards.table.column(name)[row].as_py() for name in shards.table.column_names}
+        image = storage.read_grey(place["path"], place["offset"], place["length"], (place["width"], place["height"]))
+        assert np.array_equal(image, read_grey(manifest.path(row)))
+        assert place["rois"] == manifest.table.column("rois")[row].as_py()
+    assert verify_shards(tmp_path) == []
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "raw"])
+def test_same_bytes_with_more_workers_and_after_a_kill(built, tmp_path, layout):
+    one, two = tmp_path / "one", tmp_path / "two"
+    shard(built, one, layout=layout, shard_bytes=SMALL)
+    shard(built, two, layout=layout, shard_bytes=SMALL, workers=2)
+    assert contents(one) == contents(two)
+    files = sorted(two.glob("msip-*"))
+    files[0].unlink()  # as if it had not been written
+    files[1].write_bytes(files[1].read_bytes()[:-1])  # cut off
+    (two / "shards.json").unlink()
+    report = shard(built, two, layout=layout, shard_bytes=SMALL)
+    assert report.kept == report.shards - 2 and contents(one) == contents(two)
+
+
+def test_another_plan_replaces_what_no_longer_fits(built, tmp_path):
+    shard(built, tmp_path, shard_bytes=SMALL)
+    assert len(list(tmp_path.glob("*.tar"))) > 1
+    report = shard(built, tmp_path, layout="raw")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".msip",
+        "index.arrow",
+        "msip-000000.raw",
+        "shards.json",
+    ]
+    assert report.bytes == (tmp_path / "msip-000000.raw").stat().st_size
+
+
+def test_a_remote_folder(built):
+    report = shard(built, "memory://bucket/shards", shard_bytes=SMALL)
+    shards = Shards.read("memory://bucket/shards")
+    place = {name: shards.table.column(name)[7].as_py() for name in shards.table.column_names}
+    size = place["width"], place["height"]
+    image = shards.storage().read_grey(place["path"], place["offset"], place["length"], size)
+    assert np.array_equal(image, read_grey(Manifest.read(built).path(7)))
+    assert shard(built, "memory://bucket/shards", shard_bytes=SMALL).kept == report.shards
+
+
+def test_damage_is_found(built, tmp_path):
+    shard(built, tmp_path, shard_bytes=SMALL)
+    first, second = sorted(tmp_path.glob("*.tar"))[:2]
+    first.unlink()
+    data = bytearray(second.read_bytes())
+    data[1000] ^= 1
+    second.write_bytes(data)
+    assert verify_shards(tmp_path) == [first.name, second.name]
+
+
+def test_refusals_are_one_sentence(built, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="choose a new folder"):
+        shard(built, tmp_path)
+    with pytest.raises(ManifestError, match="run `msip shard` again"):
+        Shards.read(tmp_path)
+    with pytest.raises(ManifestError, match="no manifest"):
+        shard(tmp_path, tmp_path / "to")
+
+
+def test_an_image_that_changed_is_refused(built, tmp_path):
+    copy = tmp_path / "copy"
+    manifest = Manifest.read(built)
+    for path in [built / "manifest.parquet", *(manifest.path(row) for row in range(len(manifest)))]:
+        target = copy / path.relative_to(built)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    victim = Manifest.read(copy).path(3)
+    victim.write_bytes(manifest.path(4).read_bytes())
+    with pytest.raises(ManifestError, match="is not what the manifest says"):
+        shard(copy, tmp_path / "to")
+    victim.unlink()
+    with pytest.raises(ManifestError, match="gone"):
+        shard(copy, tmp_path / "to", layout="raw")
+    assert not list((tmp_path / "to").glob("msip-*"))
+
+
+def test_the_command(built, tmp_path, capsys):
+    app(["shard", str(built), "--to", str(tmp_path / "s"), "--format", "raw", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["images"] == 12
+    app(["shard", str(built), "--to", str(tmp_path / "s"), "--format", "raw"], standalone_mode=False)
+    assert "1 of them kept" in capsys.readouterr().out

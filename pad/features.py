@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from msip.crops import resize_crop
 from msip.manifest import Manifest
-from pad.data import normalise, read_grey
+from msip.storage import read_grey
+from pad.data import normalise
 from pad.encoders import load_encoder
 from pad.encoders.tokens import grid_size, patch_size
 

@@ -128,6 +128,11 @@ class Panels:
         self._batch = torch.utils.data.default_collate(samples)
         self._in_chans = in_chans
 
+    def images(self, device: torch.device) -> Tensor:
+        """The samples, normalised, (n, c, h, w); the first view where there are several."""
+        batch = to_device(self._batch, device, self._in_chans)
+        return batch["images"] if "images" in batch else batch["global_views"][:, 0]
+
     @torch.no_grad()
     def draw(self, method: Any, device: torch.device) -> NDArray[np.uint8] | None:
         """The panel as uint8 (h, w), or ``None`` for a method that reconstructs nothing."""

@@ -25,7 +25,8 @@ from pad.adapters import mean_scales, recorded_scales
 from pad.checkpoints import FOLDER, Checkpoint, optimizer_tensors, save_checkpoint, split_state, write_frozen
 from pad.config import Plan, PretrainConfig
 from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, start_reading, to_device
-from pad.monitor import Clock, Monitor, Panels, memory_bytes
+from pad.health import COLLAPSED, measure
+from pad.monitor import Clock, Monitor, Panels, memory_bytes, read_metrics
 from pad.paradigms import scales_frozen_at, set_scales_frozen
 from pad.processes import Ranks, Stop
 
@@ -139,7 +140,7 @@ class Trainer:
                 if monitor:
                     monitor.advance()
                 if log:
-                    self._log(monitor)
+                    self._log(monitor, panels)
                 stopped = self._agreed(stop.signal) if log or self.ranks.world == 1 else 0
                 self._keep(monitor, panels, now=bool(stopped))
                 if stopped:
@@ -274,7 +275,7 @@ class Trainer:
             "image_ids": [self.dataset.index.image_id(int(row)) for row in rows],
         }
 
-    def _log(self, monitor: Monitor | None) -> None:
+    def _log(self, monitor: Monitor | None, panels: Panels | None) -> None:
         """The one place of a step that waits for the device."""
         steps = self.step - self._window_start
         if self.ranks.world > 1:
@@ -302,11 +303,27 @@ class Trainer:
         }
         if layers:
             metrics["scale"] = [round(scale, 6) for scale in layers]
-        if monitor:
+        if monitor and panels:
+            metrics |= self._health(monitor, panels)
             monitor.write(metrics)
         self._window_start = self.step
         self._loss_sum = torch.zeros((), device=self.device)
         self._clock.next_window()
+
+    def _health(self, monitor: Monitor, panels: Panels) -> dict[str, float]:
+        """RankMe and spread of the features, about ten times a run; a collapse is said."""
+        before = [line for line in read_metrics(self.config.out) if "feature_std" in line]
+        due = not before or self.step - before[-1]["step"] >= self.plan.panel_every or self.step == self.plan.steps
+        if not due:
+            return {}
+        with self._clock.paused():
+            health = measure(self.method, panels.images(self.device))
+        if before and health["feature_std"] < COLLAPSED * before[0]["feature_std"]:
+            monitor.say(
+                f"warning: features collapse: their spread fell from {before[0]['feature_std']:.3g} to "
+                f"{health['feature_std']:.3g}, RankMe {health['rankme']:.1f}; lower --blr or raise --ema."
+            )
+        return health
 
     def _agreed(self, number: int) -> int:
         """The signal that any rank got."""

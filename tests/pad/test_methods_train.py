@@ -80,3 +80,12 @@ def test_block_masks_hide_what_is_asked():
     rng = np.random.default_rng(0)
     shares = [block_mask((14, 14), 0.3, rng).mean() for _ in range(50)]
     assert 0.2 < np.mean(shares) <= 0.3 and max(shares) <= 0.3
+
+
+def test_health_of_the_features_is_measured(data, tmp_path):
+    from pad.monitor import read_metrics
+
+    train(config(data, tmp_path / "run", epochs=2))
+    lines = read_metrics(tmp_path / "run")
+    assert {"rankme", "feature_std"} <= lines[0].keys() & lines[-1].keys()
+    assert lines[-1]["rankme"] > 1 and lines[-1]["feature_std"] > 0

@@ -93,7 +93,7 @@ def save_workspace(fiftyone: Any, dataset: Any) -> None:
 def make_workspace(fiftyone: Any, dataset: Any) -> Any:
     """A ``fiftyone.Space``. Without ``active_child`` FiftyOne leaves the panes blank."""
     samples = fiftyone.Panel(type="Samples", pinned=True)
-    beside = [fiftyone.Panel(type="Histograms", state={"plot": "pixel_mean"})]
+    beside = [fiftyone.Panel(type="Histograms", state={"path": "pixel_mean"})]
     if dataset.has_brain_runs and EMBEDDINGS in dataset.list_brain_runs():
         state = {"brainResult": EMBEDDINGS, "colorByField": "source"}
         beside.insert(0, fiftyone.Panel(type="Embeddings", state=state))

@@ -207,9 +207,9 @@ def test_data_that_mongod_refuses(tmp_path):
     entry = {"s": "E", "msg": "Error setting up", "attr": {"error": "Location18656: unknown storage engine"}}
     (tmp_path / "log" / "mongo.log").write_text(json.dumps(entry) + "\n" + json.dumps({"s": "I", "msg": "bye"}))
     own = database.Database("own", "mongod", tmp_path, "6.0.5")
-    with pytest.raises(InspectionError, match=r"does not start \(mongod says: Location18656.*FIFTYONE_DATABASE_DIR"):
-        with database._start_errors(own):
-            raise RuntimeError("DatabaseService failed to bind to port")
+    wanted = r"does not start \(mongod says: Location18656.*FIFTYONE_DATABASE_DIR"
+    with pytest.raises(InspectionError, match=wanted), database._start_errors(own):
+        raise RuntimeError("DatabaseService failed to bind to port")
 
 
 def test_wrong_versions_of_servers(tiny, tmp_path):

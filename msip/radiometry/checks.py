@@ -39,8 +39,8 @@ def is_colour_mapped(pixels: np.ndarray) -> bool:
 def is_constant(pixels: np.ndarray) -> bool:
     """Whether every pixel equals the first one (alpha is not looked at)."""
     first = pixels[..., :3] if pixels.ndim == 3 else pixels
-    same_row = (first[0] == first[:1, :1]).all()  # nearly every frame is told from its first row
-    return bool(same_row and (first == first[:1, :1]).all())
+    middle = first[len(first) // 2 : len(first) // 2 + 1]  # tells nearly every frame, those with a white border too
+    return bool((middle == first[:1, :1]).all() and (first == first[:1, :1]).all())
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:

@@ -83,7 +83,14 @@ def served(real, database_server):  # noqa: F811
     port = free_port()
     command = [sys.executable, "-m", "cli", "inspect", str(real), "--remote", "--port", str(port)]
     with (real.parent / "app.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        # Tests that run in a shell's background ignore SIGINT, and so would their children.
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     end = time.monotonic() + 240
     while "The App is at" not in (real.parent / "app.log").read_text():
         assert process.poll() is None and time.monotonic() < end, (real.parent / "app.log").read_text()

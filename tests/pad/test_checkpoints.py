@@ -134,10 +134,10 @@ def test_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
     save(tmp_path, 1)
     real = checkpoints.save_file
 
-    def full(tensors, path):
+    def full(tensors, path, metadata=None):
         if "optimizer" in str(path):
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OutputError, match="disk is full"):

@@ -89,7 +89,7 @@ def served(real, database_server):  # noqa: F811
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
     end = time.monotonic() + 240
     while "The App is at" not in (real.parent / "app.log").read_text():

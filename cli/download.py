@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,8 @@ def download(
 ) -> None:
     """Bring the raw sources: download and unpack what can be, say what to do by hand for the rest."""
     from msip.archives import Limits
-    from msip.download import accept_terms, open_terms
-    from msip.download import as_json as records
-    from msip.download import download as run
+    from msip.download.job import download as run
+    from msip.download.terms import accept_terms, open_terms
     from msip.sources import load_corpus, load_source
 
     sources = [load_source(name) for name in source or load_corpus(corpus).sources]
@@ -46,7 +46,7 @@ def download(
     with _Bars(quiet=as_json) as bars:
         outcomes = run(sources, raw, limits=limits, dry_run=dry_run, progress=bars)
     if as_json:
-        print_json(records(outcomes))
+        print_json([asdict(outcome) for outcome in outcomes])
     else:
         print_line()
         print_table(["source", "status", "frames"], [[one.source, one.status, one.frames] for one in outcomes])

@@ -89,6 +89,15 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, a megabyte at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def make_output_folder(path: Path) -> Path:
     """Create ``path`` and prove that files can be written in it. Raises ``OutputError``."""
     with write_errors(path):

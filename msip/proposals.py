@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip import rois
-from msip.engine import Engine, run_tasks
+from msip.engine import Engine
 from msip.errors import ManifestError
 from msip.files import write_bytes
 from msip.ledger import Ledger
@@ -34,8 +34,7 @@ def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
 def add_rois(
     manifest: Manifest,
     *,
-    workers: int = 1,
-    engine: Engine | None = None,
+    engine: Engine,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Manifest:
     """Give every row its RoIs (selective search, see ``msip.rois``).
@@ -44,8 +43,7 @@ def add_rois(
 
     Args:
         manifest: its ``root`` holds the images.
-        workers: processes.
-        engine: runs the tasks; by default ``workers`` processes of this machine.
+        engine: runs the tasks.
         progress: called with the number of images finished since the last call.
 
     Raises:
@@ -56,8 +54,7 @@ def add_rois(
     progress(len(manifest) - sum(len(task[1]) for task in tasks))
     if tasks:
         rois.warm_up()  # compile once here, so that the workers load the cached code
-    done_batches = engine.run(_roi_batch, tasks) if engine else run_tasks(_roi_batch, tasks, workers)
-    for entries in done_batches:
+    for entries in engine.run(_roi_batch, tasks):
         ledger.append(entries)
         progress(len(entries))
     hashes = manifest.table.column("sha256").to_pylist()

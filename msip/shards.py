@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
-from msip.files import atomic_path, make_output_folder, sha256_bytes, write_bytes
+from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags
 from msip.storage import Storage, filesystem, is_url, read_grey
 
@@ -171,7 +171,7 @@ def verify_shards(path: str | Path) -> list[str]:
     wrong = []
     for entry in shards.summary["shards"]:
         file = Path(path) / entry["file"]
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or _file_sha256(file) != entry["sha256"]:
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             wrong.append(entry["file"])
     return wrong
 
@@ -303,7 +303,7 @@ def _write_shard(job: _Job) -> tuple[str, int]:
         with path.open("wb") as file:
             write = _write_tar if job.layout == "webdataset" else _write_raw
             places = write(job, file)
-        size, digest = path.stat().st_size, _file_sha256(path)
+        size, digest = path.stat().st_size, sha256_file(path)
     rows = [
         {
             **image.columns,
@@ -375,14 +375,6 @@ def _stored_bytes(path: Path, sha256: str) -> bytes:
     if sha256_bytes(data) != sha256:
         raise ManifestError(f"{path} is not what the manifest says; delete it and run the build again to restore it.")
     return data
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _part_name(name: str) -> str:

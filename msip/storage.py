@@ -77,7 +77,7 @@ class Storage:
                 pixels = self._pixels(path, offset, length)
                 return pixels.reshape(size[1], size[0]) if pixels.size == size[0] * size[1] else None
             if isinstance(self.root, Path) and length == WHOLE_FILE:
-                return decode_grey(np.fromfile(self.root / path, np.uint8))
+                return read_grey(self.root / path)
             return decode_grey(np.frombuffer(self._bytes(path, offset, length), np.uint8))
         except (OSError, ValueError):
             return None

@@ -9,22 +9,21 @@ RUN/checkpoints/step-00000100/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from msip.errors import RunError
-from msip.files import atomic_path, sync_file, sync_folder, write_errors, write_json
+from msip.files import atomic_path, sha256_file, sync_file, sync_folder, write_errors, write_json
+from pad.encoders.files import save_tensors
 
 FOLDER = "checkpoints"
 FROZEN = "frozen.safetensors"
@@ -73,7 +72,7 @@ def write_frozen(run: Path, tensors: dict[str, Tensor]) -> str:
     path = run / FOLDER / FROZEN
     with atomic_path(path) as temporary:
         save_tensors(_plain(tensors), temporary)
-    return _sha256(path)
+    return sha256_file(path)
 
 
 def save_checkpoint(
@@ -115,20 +114,9 @@ def _write_files(
     for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
         save_tensors(_plain(tensors), folder / name)
         sync_file(folder / name)
-        sha256[name] = _sha256(folder / name)
+        sha256[name] = sha256_file(folder / name)
     write_json(folder / STATE, {**state, "sha256": sha256})
     sync_folder(folder)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file; what the system refuses is an ``OSError``, as from any other writer."""
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,20 +128,12 @@ def _drop_temporaries(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and check one checkpoint folder. Raises ``RunError`` if anything is missing or altered."""
     try:
         state = json.loads((path / STATE).read_text())
         for name, expected in state["sha256"].items():
-            if _sha256(path / name) != expected:
+            if sha256_file(path / name) != expected:
                 raise RunError(
                     f"the checkpoint {path} is corrupt ({Path(name).name} has changed since it was written)."
                 )

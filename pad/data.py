@@ -156,7 +156,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         sampler: InputSampler | None = None,
         views: MultiCrop | None = None,
     ) -> None:
-        self.index, self.root, self.seed, self.crop, self.sampler = index, root, seed, crop, sampler
+        self.index, self.seed, self.crop, self.sampler = index, seed, crop, sampler
         self.storage, self.views = Storage(root, index.layout), views
 
     def __len__(self) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from msip.errors import ModelError, OutputError
@@ -32,6 +31,7 @@ from pad.adapters import (
 from pad.data import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import load_encoder, load_weights
 from pad.encoders.create import UNUSED
+from pad.encoders.files import save_tensors
 from pad.encoders.layouts import to_pad_reference
 from pad.encoders.load import base_weights_of
 
@@ -116,7 +116,7 @@ def _timm(model: nn.Module, run: str) -> Writer:
     def write(folder: Path) -> tuple[list[str], float]:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk_state_dict(model).items()}
         with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary, {"format": "pt"})
+            save_tensors(tensors, temporary, {"format": "pt"})
         write_json(folder / "config.json", _timm_config(model))
         files = ["model.safetensors", "config.json"]
         twin = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)

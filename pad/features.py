@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msip.crops import resize_crop
 from msip.manifest import Manifest
+from msip.resize import resize
 from msip.storage import read_grey
 from pad.data import normalise
 from pad.encoders import load_encoder
@@ -57,14 +57,4 @@ def image_features(
 
 def _read(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     image = read_grey(manifest.path(row))
-    if image is None:
-        return None
-    side = max(size)
-    square = resize_crop(image, (0, 0, image.shape[1], image.shape[0]), side)
-    return square if size == (side, side) else _stretched(square, size)
-
-
-def _stretched(square: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(square).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return None if image is None else resize(image, (size[1], size[0]))

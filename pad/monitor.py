@@ -123,7 +123,7 @@ class Panels:
         samples = [sample for sample in (dataset[0, int(row)] for row in rows) if sample["used"] >= 0]
         if not samples:
             raise RunError(
-                f"none of {len(rows)} images tried under {dataset.root} can be read; run `msip verify` on it."
+                f"none of {len(rows)} images tried under {dataset.storage.root} can be read; run `msip verify` on it."
             )
         self._batch = torch.utils.data.default_collate(samples)
         self._in_chans = in_chans

@@ -43,12 +43,12 @@ from pad.checkpoints import (
     newest_checkpoint,
     read_checkpoint,
     restore,
-    save_tensors,
 )
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
 from pad.data import ImageIndex, PretrainDataset, open_data, write_index
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.create import lasting_init, size_text
+from pad.encoders.files import save_tensors
 from pad.encoders.tokens import grid_size
 from pad.lora import merge_lora
 from pad.methods import METHODS, Method

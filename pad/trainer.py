@@ -86,6 +86,7 @@ class Trainer:
         self._grad_norm = torch.zeros((), device=self.device)
         self._clock = Clock()
         self._scales_frozen: bool | None = None
+        self._healths: list[dict[str, Any]] | None = None
         here = checkpoint is not None and checkpoint.path.resolve().parents[1] == config.out.resolve()
         self._saved_step = self.step if here else -1
         self._frozen_sha256 = ""
@@ -244,8 +245,8 @@ class Trainer:
                 monitor.say(f"warning: {name} cannot be read; another image takes its place.")
         if replaced and (batch["used"] < 0).any():
             raise RunError(
-                f"hardly any image under {self.dataset.root} can be read, e.g. not "
-                f"{self.dataset.index.relative_path(replaced[0])}; run `msip verify {self.dataset.root}`."
+                f"hardly any image under {self.dataset.storage.root} can be read, e.g. not "
+                f"{self.dataset.index.relative_path(replaced[0])}; run `msip verify {self.dataset.storage.root}`."
             )
 
     def _check_finite(self) -> None:
@@ -312,7 +313,9 @@ class Trainer:
 
     def _health(self, monitor: Monitor, panels: Panels) -> dict[str, float]:
         """RankMe and spread of the features, about ten times a run; a collapse is said."""
-        before = [line for line in read_metrics(self.config.out) if "feature_std" in line]
+        if self._healths is None:  # what a run that is continued has measured before
+            self._healths = [line for line in read_metrics(self.config.out) if "feature_std" in line]
+        before = self._healths
         due = not before or self.step - before[-1]["step"] >= self.plan.panel_every or self.step == self.plan.steps
         if not due:
             return {}
@@ -323,6 +326,7 @@ class Trainer:
                 f"warning: features collapse: their spread fell from {before[0]['feature_std']:.3g} to "
                 f"{health['feature_std']:.3g}, RankMe {health['rankme']:.1f}; lower --blr or raise --ema."
             )
+        before.append({"step": self.step, **health})
         return health
 
     def _agreed(self, number: int) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from msip.archives.formats import sniff
 from msip.archives.parts import Joined, find_parts
 from msip.archives.policy import Limits, Member, Meter, broken, check_member, member_path, printable
 from msip.archives.readers import Reader, open_reader
@@ -263,8 +262,3 @@ def _remove_leftovers(folder: Path) -> None:
         process = path.name.split(".")[2]
         if process.isdigit() and not Path(f"/proc/{process}").exists():
             path.unlink(missing_ok=True)
-
-
-def is_archive(path: Path) -> bool:
-    """Whether ``extract`` reads such a file."""
-    return sniff(path) is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msip.archives.parts import Joined
@@ -122,28 +122,6 @@ def _after_headers(data: mmap.mmap | bytes, start: int) -> int:
         if marker == 0xDA:
             return position
     return start + 3
-
-
-def extract_movies(
-    root: Path, extract: Callable[[Path, Path], int], movies: Sequence[Path] | None = None
-) -> dict[str, int]:
-    """Take the frames of all movies below ``root`` to ``setXX/VYYY/<n>.jpg`` under its ``videos`` folder.
-
-    Args:
-        root: the source's folder.
-        extract: takes one movie's frames to a folder and returns how many there are.
-        movies: instead of those below ``root``.
-
-    Returns:
-        Frames for each ``setXX/VYYY``.
-    """
-    counts = {}
-    for movie in sorted(root.rglob("*.seq") if movies is None else movies):
-        name = movie_name(movie)
-        if name is None:
-            raise broken(movie.name, "its path does not say which set and video it is (set00 ... V000.seq)")
-        counts[name] = extract(movie, root / "videos" / name)
-    return counts
 
 
 def movie_name(movie: Path) -> str | None:

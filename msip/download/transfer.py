@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -239,9 +240,7 @@ def _checked(remote: Remote, part: Path) -> dict[str, Any]:
     return record
 
 
-def place(path: Path, target: Path) -> None:
+def place(path: str, target: str) -> None:
     """Copy a finished file of another program's cache to ``target``, whole or not at all."""
-    import shutil
-
-    with atomic_path(target) as temporary:
+    with atomic_path(Path(target)) as temporary:
         shutil.copyfile(path, temporary)

@@ -12,7 +12,6 @@ from typing import Any
 from msip.errors import InspectionError
 from msip.inspection.appearance import WORKSPACE
 
-DEFAULT_PORT = 5151
 _START_S = 120
 
 

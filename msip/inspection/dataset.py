@@ -7,7 +7,6 @@ killed import is continued the same way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -26,7 +25,7 @@ from msip.inspection.appearance import FIELDS, decorate
 from msip.inspection.previews import make_previews
 from msip.inspection.rows import FORMAT, DocumentWriter, Rows, flag_name
 from msip.inspection.views import View, make_views
-from msip.manifest import MANIFEST_NAME, Manifest
+from msip.manifest import Manifest
 
 INFO = "msip"
 """Key of what we note in ``dataset.info``."""
@@ -69,7 +68,7 @@ def dataset_name(out: Path) -> str:
     """The folder's name, and eight digits of its whole path: two builds called ``data`` do not meet."""
     resolved = out.resolve()
     words = re.sub(r"[^A-Za-z0-9]+", "-", resolved.name).strip("-") or "msip"
-    return f"{words}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    return f"{words}-{sha256_bytes(str(resolved).encode())[:8]}"
 
 
 def inspect(
@@ -104,7 +103,7 @@ def inspect(
     state = {
         "format": FORMAT,
         "root": str(manifest.root.resolve()),
-        "manifest": sha256_bytes((manifest.root / MANIFEST_NAME).read_bytes()),
+        "manifest": manifest.digest(),
         "images": len(rows),
         "max_samples": max_samples,
     }

@@ -1,17 +1,20 @@
-"""Weights from files: safetensors, and torch files without ever running code from a pickle."""
+"""Weights in files: safetensors, read and written, and torch files, read without ever running code from a pickle."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pickle
 import pickletools
+import re
 import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from msip.errors import WeightsError
@@ -111,3 +114,14 @@ def _notes(content: Any) -> dict[str, str]:
     if not isinstance(values, dict) or "norm_pix_loss" not in values:
         return {}
     return {"norm_pix_loss": str(bool(values["norm_pix_loss"]))}
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; what the system refuses is an ``OSError``, as from any other writer."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -26,7 +26,6 @@ class Distillation(Method):
     """
 
     fixed = ("teacher.",)
-    needs_teacher = True
 
     def __init__(self, encoder: nn.Module, *, teacher: FrozenTeacher | None = None, teacher_dim: int = 768) -> None:
         super().__init__(encoder)

@@ -36,7 +36,6 @@ class MILAN(MaskedAutoencoder):
     """
 
     fixed = ("encoder.pos_embed", "teacher.")
-    needs_teacher = True
 
     def __init__(
         self,

@@ -349,6 +349,13 @@ def test_killed_and_continued(tmp_path):
     assert found(tmp_path / "to") == tree
 
 
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for to in (tmp_path / "file" / "to", "/proc/nowhere/to"):
+        with pytest.raises(OutputError, match=r"choose another|check the path"):
+            extract(write(tmp_path, "a.zip", zip_bytes()), to)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
     (tmp_path / "to").mkdir(mode=0o500)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from msip import build
-from msip.download import accept_terms, accepted_terms, download, members_of, same_name
+from msip.download.job import download, members_of, same_name
+from msip.download.terms import accept_terms, accepted_terms
 from msip.download.transfer import Policy, Remote, fetch
 from msip.errors import DownloadError, OutputError
 from msip.sources import load_source

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-import pad.checkpoints as checkpoints
 from msip.errors import OutputError, RunError
 from pad.checkpoints import (
     list_checkpoints,
@@ -18,6 +17,7 @@ from pad.checkpoints import (
     split_state,
     write_frozen,
 )
+from pad.encoders import files
 from pad.trainer import make_optimizer
 
 
@@ -132,14 +132,14 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    real = checkpoints.save_file
+    real = files.save_file
 
     def full(tensors, path, metadata=None):
         if "optimizer" in str(path):
             raise OSError(28, "No space left on device")
         real(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OutputError, match="disk is full"):
         save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step-00000001"]

@@ -26,6 +26,7 @@ import timm
 import torch
 import torch.distributed as dist
 import yaml
+from torch.utils.data import default_collate
 
 import msip
 from msip.crops import RoiCrop
@@ -45,7 +46,8 @@ from pad.checkpoints import (
     restore,
 )
 from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
-from pad.data import ImageIndex, PretrainDataset, open_data, write_index
+from pad.cost import count_flops
+from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.create import lasting_init, size_text
 from pad.encoders.files import save_tensors
@@ -57,7 +59,7 @@ from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
 from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
-from pad.trainer import Trainer, make_optimizer
+from pad.trainer import Trainer, in_chans, make_optimizer
 
 INDEX = "data.arrow"
 RESULT = "result.json"
@@ -83,6 +85,7 @@ class PretrainResult:
         lr: peak learning rate.
         adapter_parameters: of the adapters alone; ``trained_parameters``: of all that trains, decoder included.
         unreadable_images: found so far, each replaced by another.
+        estimated_s: what this call's steps were expected to take, before the first one.
     """
 
     run: str
@@ -98,6 +101,7 @@ class PretrainResult:
     adapter_parameters: int
     trained_parameters: int
     unreadable_images: int
+    estimated_s: float | None = None
 
 
 def tell(message: str) -> None:
@@ -139,6 +143,7 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
         adapter_parameters=parameters["adapters"],
         trained_parameters=parameters["trained"],
         unreadable_images=len(trainer.unreadable),
+        estimated_s=round(trainer.estimate.seconds, 1) if trainer.estimate else None,
     )
     if stopped:
         say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
@@ -223,9 +228,6 @@ def assemble(
         make_output_folder(config.out)
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
-        facts = {"data": data, "parameters": parameters, "weights": weights}
-        write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
-        announce(plan, parameters, len(manifest), checkpoint, say)
     if ranks.world > 1:
         dist.barrier()
     crop = RoiCrop(size=config.image_size, p=config.roi_p)
@@ -233,9 +235,24 @@ def assemble(
     dataset = PretrainDataset(
         index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
     )
+    one = to_device(default_collate([dataset[0, 0]]), device, in_chans(method.encoder))
+    flops = count_flops(method, one)
+    if ranks.rank == 0:
+        facts = {"data": data, "parameters": parameters, "weights": weights, "flops_per_image": flops}
+        write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
+        announce(plan, parameters, len(manifest), checkpoint, say)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     trainer = Trainer(
-        method, optimizer, dataset, config, plan, ranks=ranks, workers=workers, bf16=bf16, checkpoint=checkpoint
+        method,
+        optimizer,
+        dataset,
+        config,
+        plan,
+        ranks=ranks,
+        workers=workers,
+        bf16=bf16,
+        checkpoint=checkpoint,
+        flops_per_image=flops,
     )
     return trainer, parameters
 

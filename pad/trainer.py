@@ -7,7 +7,9 @@ Schedule and optimizer: MAE's (facebookresearch/mae ``engine_pretrain.py``, ``ut
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -24,6 +26,7 @@ from msip.files import write_json
 from pad.adapters import mean_scales, recorded_scales
 from pad.checkpoints import FOLDER, Checkpoint, optimizer_tensors, save_checkpoint, split_state, write_frozen
 from pad.config import Plan, PretrainConfig
+from pad.cost import Estimate, Speed
 from pad.data import EpochSampler, PretrainDataset, epoch_order, make_loader, start_reading, to_device
 from pad.health import COLLAPSED, measure
 from pad.monitor import Clock, Monitor, Panels, memory_bytes, read_metrics
@@ -56,6 +59,7 @@ class Trainer:
         ranks: this process.
         workers: reading processes.
         checkpoint: where the run continues.
+        flops_per_image: of one pass forward and backward, see ``pad.cost``.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Trainer:
         workers: int,
         bf16: bool = False,
         checkpoint: Checkpoint | None = None,
+        flops_per_image: int = 0,
     ) -> None:
         self.method, self.optimizer, self.dataset, self.config, self.plan = method, optimizer, dataset, config, plan
         self.ranks, self.workers, self.bf16 = ranks, workers, bf16
@@ -85,6 +90,8 @@ class Trainer:
         self._bad_step = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         self._grad_norm = torch.zeros((), device=self.device)
         self._clock = Clock()
+        self._speed = Speed.of(flops_per_image, self.device, bf16=bf16, world=ranks.world)
+        self.estimate: Estimate | None = None
         self._scales_frozen: bool | None = None
         self._healths: list[dict[str, Any]] | None = None
         here = checkpoint is not None and checkpoint.path.resolve().parents[1] == config.out.resolve()
@@ -132,7 +139,7 @@ class Trainer:
         if self.step == self.plan.steps:  # a run that was killed between its last step and its export
             return 0
         self.method.train()
-        batches = start_reading(self._loader())
+        batches = self._rehearse(start_reading(self._loader()), monitor, panels)
         self._clock.start()
         try:
             while self.step < self.plan.steps:
@@ -149,6 +156,27 @@ class Trainer:
         finally:
             del batches  # stops the workers
         return 0
+
+    def _rehearse(
+        self, batches: Iterator[dict[str, Any]], monitor: Monitor | None, panels: Panels | None
+    ) -> Iterator[dict[str, Any]]:
+        """Pass the first batch forward and back twice, keeping nothing, and say how long the run will take."""
+        first = next(batches)
+        self._set_scales()
+        for _ in range(2):  # the first time pays for start-up
+            begin = time.perf_counter()
+            loss = self._backward(first, 0, sync=True, record=False)
+            float(loss)  # waits for the device
+        seconds = time.perf_counter() - begin
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.end_step(torch.zeros((), dtype=torch.bool, device=self.device))  # forgets what it summed up
+        if monitor and panels:
+            readers = max(1, self.workers) * self.ranks.world
+            reading = panels.seconds_per_image * self.plan.effective_batch / readers
+            steps, compute = self.plan.steps - self.step, seconds * self.plan.accumulate
+            self.estimate = Estimate(steps, compute, reading, together=self.workers > 0)
+            monitor.say(self.estimate.sentence())
+        return itertools.chain((first,), batches)
 
     def _loader(self) -> DataLoader[dict[str, Any]]:
         sampler = EpochSampler(
@@ -291,14 +319,17 @@ class Trainer:
         loss, grad_norm, *layers = torch.cat(values).tolist()
         self._check_finite()
         seconds, wait = self._clock.window()
+        speed = self._clock.window_steps * self.plan.effective_batch / seconds
         metrics = {
             "step": self.step,
             "epoch": round(self.step / self.plan.steps_per_epoch, 4),
             "loss": loss,
             "lr": lr_at(self.step - 1, lr=self.plan.lr, warmup_steps=self.plan.warmup_steps, steps=self.plan.steps),
             "grad_norm": grad_norm,
-            "images_per_s": round(self._clock.window_steps * self.plan.effective_batch / seconds, 2),
+            "seconds": round(seconds, 3),
+            "images_per_s": round(speed, 2),
             "data_wait": round(wait / seconds, 4),
+            **self._speed.metrics(speed),
             "memory_bytes": memory_bytes(self.device),
             "unreadable": len(self.unreadable),
         }

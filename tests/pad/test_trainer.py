@@ -255,6 +255,7 @@ def test_corrupt_images_are_replaced_named_once_and_counted(tmp_path):
     finally:
         Monitor.say = say
     assert result.status == "finished" and result.unreadable_images == 2
+    said = [line for line in said if line.startswith("warning")]
     assert len(said) == 2 and any("src/thermal/0005.png" in line for line in said)
 
 
@@ -274,7 +275,7 @@ def test_loss_that_is_not_finite_stops_before_the_update(data, tmp_path):
 
     def poisoned(*args, **kwargs):
         output = forward(*args, **kwargs)
-        if trainer.method.training and next(calls) == 6:
+        if trainer.method.training and next(calls) == 2 + 6:  # the first batch is passed twice before the first step
             output.loss = output.loss * float("nan")
         return output
 

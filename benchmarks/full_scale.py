@@ -148,13 +148,12 @@ def steps(raw: Path, corpus: str | Path, scratch: Path) -> dict[str, float]:
     """CPU milliseconds an image of each step of the workers: the mean over the corpus, from a sample of each source."""
     one_thread_each()
     total: dict[str, float] = defaultdict(float)
-    counts = load_corpus(corpus).sources
+    counts = load_corpus(corpus).known_counts
     for name, count in counts.items():
         source = load_source(name)
         root, frames = find_root(source, raw)[0], list_frames(source, raw).frames
         taken = frames[:: max(1, len(frames) // SAMPLE)][:SAMPLE]
-        transform = source.transform
-        recipe = Recipe(name, None, None, transform.crop_px, transform.grey, transform.jpeg_quality)
+        recipe = Recipe(name, **source.transform.model_dump())
         spent: dict[str, float] = defaultdict(float)
         for frame in taken:
             _time_steps(root / frame.source_path, recipe, source.selection.min_peak_grey, scratch, spent)

@@ -41,7 +41,7 @@ class Tree:
         self.counts: dict[str, int] = {}
         self.infrared = self.visible = 0
         self.rng = np.random.default_rng(0)
-        self.full = load_corpus("msip").sources
+        self.full = load_corpus("msip").known_counts
 
     def write(self) -> Path:
         """Lay everything out; returns the corpus file with the exact counts."""

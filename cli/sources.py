@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from msip.errors import LayoutError
-from msip.sources import Source, all_sources, load_corpus, load_source
+from msip.sources import Corpus, Source, all_sources, load_corpus, load_source
 
 from .options import Json
 from .output import print_json, print_line, print_table
@@ -25,9 +25,13 @@ def sources(
     if as_json:
         print_json({"corpus": chosen.name, "images": chosen.images, "sources": listed})
         return
-    header = ["source", "images", "download", "access", "commercial use", *(["frames here"] if raw else [])]
-    print_table(header, [[row[name] for name in header] for row in listed])
-    print_line(f"\n{chosen.title}: {chosen.images:,} images of {len(chosen.sources)} sources.")
+    header = ["source", "images", "download", "access", "commercial use", "evidence", *(["frames here"] if raw else [])]
+    shown = [row | {"images": None} if row["images"] == "unknown" else row for row in listed]
+    print_table(header, [[row[name] for name in header] for row in shown])
+    print_line(f"\n{chosen.title}: {_total(chosen)} of {len(chosen.sources)} sources.")
+    print_line(
+        "evidence: verified = built from the published files and counted; documentation = as others describe it."
+    )
     others = sorted({source.name for source in all_sources()} - set(chosen.sources))
     if others:
         print_line(f"Other known sources: {', '.join(others)}.")
@@ -36,13 +40,22 @@ def sources(
         print_line(f"  {row['source']}: {row['terms']}")
 
 
-def _row(source: Source, images: int, raw: Path | None) -> dict[str, Any]:
+def _total(corpus: Corpus) -> str:
+    if corpus.images != "unknown":
+        return f"{corpus.images:,} images"
+    unknown = [name for name in corpus.sources if name not in corpus.known_counts]
+    known = sum(corpus.known_counts.values())
+    return f"{known:,} images, and those of {', '.join(unknown)}, whose number nobody has published,"
+
+
+def _row(source: Source, images: int | str, raw: Path | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "source": source.name,
         "images": images,
         "download": source.size_text,
         "access": source.access_class,
         "commercial use": source.licence.commercial,
+        "evidence": source.provenance.status,
         "homepage": source.homepage,
         "terms": source.terms_text,
     }

@@ -9,13 +9,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from msip.errors import LayoutError, StemCollisionError
-from msip.sources import Source
+from msip.sources import Source, has_wildcard
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 """Of corpus sources; anything else in a frame folder is counted as a stray."""
@@ -52,7 +52,7 @@ class FrameList:
     Attributes:
         root: the folder that ``source_path`` is relative to.
         frames: in output order.
-        seen: image files before stride and filters.
+        seen: image files before excluded names, stride and filters.
         sequences: folders that hold frames.
         strays: other files in frame folders, per suffix.
         problems: (source_path, reason) of files that cannot be named or ordered.
@@ -129,6 +129,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         return
     listing.seen += len(ordered)
     listing.sequences += 1
+    ordered = [name for name in ordered if not _excluded(source, name)]
     sequence = source.layout.sequence.format(*captures) if source.layout.sequence else None
     prefix = folder.relative_to(listing.root).as_posix()
     for index in range(0, len(ordered), source.selection.stride):
@@ -136,6 +137,10 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         path = name if prefix == "." else f"{prefix}/{name}"
         stem = name.rsplit(".", 1)[0]
         listing.frames.append(Frame(path, stem, sequence, index if sequence else None))
+
+
+def _excluded(source: Source, name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in source.selection.exclude)
 
 
 def _ordered(listing: FrameList, names: list[str], order: str, folder: Path) -> list[str]:
@@ -212,12 +217,21 @@ def _walk(folder: Path, parts: tuple[str, ...], captures: tuple[str, ...]) -> It
         yield from _walk(folder, rest, captures)
         for child in _folders(folder):
             yield from _walk(child, parts, captures)
-    elif any(sign in part for sign in "*?["):
+    elif has_wildcard(part):
         for child in _folders(folder):
             if fnmatchcase(child.name, part):
                 yield from _walk(child, rest, (*captures, child.name))
     elif (folder / part).is_dir():
         yield from _walk(folder / part, rest, captures)
+
+
+def folder_matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a folder's path is one of those that a pattern of ``Layout.frame_folders`` finds on disk."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(folder_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and folder_matches(parts[1:], pattern[1:])
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -195,13 +195,12 @@ def _plan_corpus(
             name,
             source.selection.split,
             source.licence.name,
-            source.transform.crop_px,
-            source.transform.grey,
-            source.transform.jpeg_quality,
-            agc,
-            agc_window,
+            agc=agc,
+            agc_window=agc_window,
+            **source.transform.model_dump(),
         )
-        plans.append(Plan(recipe, listing, SourceReport(name, expected=expected), source))
+        report = SourceReport(name, expected=None if expected == "unknown" else expected)
+        plans.append(Plan(recipe, listing, report, source))
     if absent:
         raise LayoutError(_absent_message(absent, [plan.name for plan in plans], raw))
     return plans

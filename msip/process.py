@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class Recipe:
     Attributes:
         source, split, licence: columns of the manifest.
         crop_px: pixels cut off all four sides.
-        grey: store one channel.
+        grey: store one channel, mixed of all.
+        channel: store this one alone (1 = first as stored: red, green, blue, alpha).
         jpeg_quality: of transformed JPEG frames; ``None`` stores them as PNG.
         agc: how 16-bit frames become 8-bit: ``percentile``, ``full``, ``clahe`` or ``window``.
         agc_window: (low, high) in counts, for ``window``.
@@ -58,6 +59,7 @@ class Recipe:
     licence: str | None = None
     crop_px: int = 0
     grey: bool = False
+    channel: int | None = None
     jpeg_quality: int | None = None
     agc: radiometry.AgcMethod = "percentile"
     agc_window: tuple[int, int] | None = None
@@ -159,6 +161,8 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
 
     Raises ``BlankFrame``, ``CollapsedFrame`` or ``BrokenFrame``.
     """
+    if recipe.channel is not None:
+        raw = _one_channel(raw, recipe.channel)
     flags = ["colour_mapped"] if radiometry.is_colour_mapped(raw.pixels) else []
     if radiometry.is_constant(raw.pixels):
         flags.append("blank")
@@ -166,7 +170,7 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
             raise BlankFrame(f"every pixel is {int(raw.pixels.flat[0])}; --keep-blank keeps such frames")
     if raw.pixels.dtype == np.uint16 or raw.radiometric:
         return _render_counts(raw, recipe, flags)
-    if recipe.crop_px or recipe.grey:
+    if recipe.crop_px or recipe.grey or recipe.channel is not None:
         return _render_transformed(raw, data, recipe, flags)
     grey = radiometry.to_grey(raw.pixels)
     if raw.container in KEPT_CONTAINERS:
@@ -174,6 +178,18 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
         return Stored(data, extension, grey, raw.channels, raw.note, tuple(flags))
     channels = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
     return Stored(_encode(".png", raw.pixels), ".png", grey, channels, _joined(raw.note, "png"), tuple(flags))
+
+
+def _one_channel(raw: radiometry.RawFrame, channel: int) -> radiometry.RawFrame:
+    """One channel as it is stored, nothing mixed or blended (an alpha too may be an image: MFNet's is)."""
+    held = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
+    if channel > held:
+        raise BrokenFrame(f"has no channel {channel} (it has {held}), which its source says is the image")
+    if held == 1:
+        return raw
+    plane = {1: 2, 2: 1, 3: 0, 4: 3}[channel]  # OpenCV keeps blue first
+    pixels = np.ascontiguousarray(raw.pixels[..., plane])
+    return replace(raw, pixels=pixels, note=_joined(raw.note, f"channel {channel}"))
 
 
 def _render_counts(raw: radiometry.RawFrame, recipe: Recipe, flags: list[str]) -> Stored:

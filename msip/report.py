@@ -13,8 +13,8 @@ class SourceReport:
 
     Attributes:
         images: rows in the manifest.
-        expected: what the corpus says, or ``None`` for one's own folder.
-        seen: image files before stride and filters.
+        expected: what the corpus says, or ``None`` for one's own folder and where nobody has published a count.
+        seen: image files before excluded names, stride and filters.
         selected: frames after the stride.
         dropped_dark: of these, dropped by the peak filter.
         sequences: folders with frames.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Unknown = Literal["unknown"]
 Confidence = Literal["high", "medium", "low"]
+Status = Literal["verified", "documentation", "unknown"]
 AccessClass = Literal["automatic", "semi-automatic", "manual"]
 HostKind = Literal[
     "http", "google_drive_file", "google_drive_folder", "huggingface", "kaggle", "baidu", "terabox", "apply_page"
@@ -59,8 +60,15 @@ class SeenPath(Evidence):
 
 
 class Provenance(Facts):
-    """The evidence of each group of facts, and of each path that the layout accepts."""
+    """The evidence of each group of facts, and of each path that the layout accepts.
 
+    ``status`` of layout and count as a whole: ``verified``: built whole from the published files, by us, and counted;
+    ``documentation``: what pages, papers and other people's programs say; ``unknown``: nobody has published the tree.
+    ``checked``: what was done or read, in one sentence.
+    """
+
+    status: Status
+    checked: str
     facts: dict[str, Evidence]
     paths: tuple[SeenPath, ...]
 
@@ -88,7 +96,8 @@ class Host(Evidence):
 class Access(Facts):
     """How the files are got (by the program, by the program with help, by hand), and from where: best host first.
 
-    A host's ``files`` are the archives of the source that it serves and that the source's selection needs.
+    A host's ``files`` are the archives of the source that it serves and that the source's selection needs; of a folder
+    without ``files``, all.
     """
 
     access_class: AccessClass = Field(alias="class")
@@ -140,9 +149,9 @@ class Layout(Facts):
 
     ``roots``: accepted top folders, the first that exists wins; ``RAW/<source name>`` is always accepted too.
     ``frame_folders``: patterns under the root (fnmatch for each path part, ``**`` = any depth including none) of the
-    folders that hold frames; the first pattern that matches a folder wins. ``sequence``: template over the parts
-    matched by ``*`` (``"{0}/{1}"``), or None. ``order`` of the frames inside a folder: integer stems, natural, or
-    by name without regard to case (what a Windows directory listing gives).
+    folders that hold frames; the first pattern that matches a folder wins. ``sequence``: template over the parts that
+    were matched by a wildcard other than ``**`` (``"{0}/{1}"``), or None. ``order`` of the frames inside a folder:
+    integer stems, natural, or by name without regard to case (what a Windows directory listing gives).
     """
 
     roots: tuple[str, ...] = Field(min_length=1)
@@ -153,27 +162,37 @@ class Layout(Facts):
     @model_validator(mode="after")
     def _sequence_fits(self) -> Self:
         for pattern in self.frame_folders:
-            stars = pattern.split("/").count("*")
+            stars = sum(has_wildcard(part) for part in pattern.split("/"))
             if self.sequence is not None and f"{{{stars}}}" in self.sequence:
-                raise ValueError(f"sequence {self.sequence!r} uses more parts than {pattern!r} has '*'")
+                raise ValueError(f"sequence {self.sequence!r} uses more parts than {pattern!r} has wildcards")
         return self
 
 
 class Selection(Facts):
-    """Which frames are taken: every ``stride``-th of a folder, then only those whose largest grey value is at least
-    ``min_peak_grey`` (the filter never shifts the stride)."""
+    """Which frames are taken: those whose file name matches no pattern of ``exclude`` (fnmatch), of these every
+    ``stride``-th of a folder, then only those whose largest grey value is at least ``min_peak_grey`` (this filter never
+    shifts the stride)."""
 
     split: str
+    exclude: tuple[str, ...] = ()
     stride: PositiveInt = 1
     min_peak_grey: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
 class Transform(Facts):
-    """What is done to a frame: ``crop_px`` pixels off each side, one grey channel, JPEG quality of the re-encoding."""
+    """What is done to a frame: ``crop_px`` pixels off each side, one grey channel mixed of all, or ``channel`` alone
+    (1 = first as stored: red, green, blue, alpha), JPEG quality of the re-encoding."""
 
     crop_px: Annotated[int, Field(ge=0)] = 0
     grey: bool = False
+    channel: Annotated[int, Field(ge=1, le=4)] | None = None
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_grey(self) -> Self:
+        if self.grey and self.channel:
+            raise ValueError("grey mixes the channels and channel takes one: give one of the two")
+        return self
 
 
 class Source(Facts):
@@ -193,7 +212,7 @@ class Source(Facts):
     selection: Selection
     transform: Transform
     naming: Literal["numbered", "stem"]
-    expected_images: PositiveInt
+    expected_images: PositiveInt | Unknown
     arithmetic: str
     quirks: tuple[str, ...]
     provenance: Provenance
@@ -231,22 +250,35 @@ class Source(Facts):
 
 
 class Corpus(Facts):
-    """A named set of sources; ``sources`` maps each to its expected number of images, in the corpus's order."""
+    """A named set of sources; ``sources`` maps each to its expected number of images, in the corpus's order.
+
+    ``images`` is their sum, and ``unknown`` where one of them is.
+    """
 
     name: Name
     title: str
-    images: PositiveInt
-    sources: dict[str, PositiveInt] = Field(min_length=1)
+    images: PositiveInt | Unknown
+    sources: dict[str, PositiveInt | Unknown] = Field(min_length=1)
+
+    @property
+    def known_counts(self) -> dict[str, int]:
+        """The sources whose number of images is known."""
+        return {name: count for name, count in self.sources.items() if count != "unknown"}
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
-        total = sum(self.sources.values())
+        total = sum(self.known_counts.values()) if len(self.known_counts) == len(self.sources) else "unknown"
         if total != self.images:
             raise ValueError(f"images is {self.images}, but the sources' counts sum to {total}")
         return self
 
 
 FactsT = TypeVar("FactsT", bound=Facts)
+
+
+def has_wildcard(part: str) -> bool:
+    """Whether a part of a folder pattern matches several names of one level (``**`` is any depth, and no such part)."""
+    return part != "**" and any(sign in part for sign in "*?[")
 
 
 def load_source(name: str) -> Source:

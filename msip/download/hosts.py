@@ -32,7 +32,11 @@ def remotes(source: Source, host: Host) -> list[Remote]:
             return [_drive(str(host.id), name, published.get(name), host.resource_key)]
         if host.kind == "google_drive_folder":
             listed = _drive_folder(str(host.id), host.resource_key)
-            return [_drive(number, name, published.get(name), key) for number, name, key in listed]
+            return [
+                _drive(number, name, published.get(name), key)
+                for number, name, key in listed
+                if not host.files or name in host.files
+            ]
         name = host.files[0] if host.files else Path(urlsplit(str(host.url)).path).name
         return [_known(str(host.url), name, published.get(name))]
     except requests.RequestException as error:

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from msip.download.terms import open_terms
 from msip.download.transfer import Policy, Remote, fetch, hashes, place
 from msip.errors import DownloadError, LayoutError, MsipError, OutputError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_json
-from msip.frames import IMAGE_SUFFIXES, list_frames
+from msip.frames import IMAGE_SUFFIXES, folder_matches, list_frames
 from msip.sources import Host, Source
 
 Progress = Callable[[str, int, int], None]
@@ -163,7 +162,7 @@ class _Job:
         except LayoutError:
             return None
         note = ""
-        if frames < source.expected_images:
+        if source.expected_images != "unknown" and frames < source.expected_images:
             note = f"only {frames:,} of {source.expected_images:,} frames: the tree is not complete"
         return Outcome(source.name, "here", frames, record.get("files", {}), note)
 
@@ -286,9 +285,8 @@ def members_of(source: Source) -> Callable[[str], str | bool]:
         for pattern in patterns:
             if pattern == ["**"]:
                 return True
-            for start in range(len(parts) - len(pattern)):
-                folder = parts[start:-1]
-                if len(folder) == len(pattern) and all(map(fnmatchcase, folder, pattern)):
+            for start in range(len(parts)):
+                if folder_matches(parts[start:-1], pattern):
                     return "/".join(parts[start:])
         return False
 

@@ -34,7 +34,7 @@ def write_raw(raw: Path, *, seed: int = 0, per_mille: float = 1.0) -> Path:
         OutputError: ``raw`` holds a synthetic tree of other arguments, or cannot be written.
     """
     raw = Path(raw)
-    counts = {name: max(2, round(count * per_mille / 1000)) for name, count in load_corpus("msip").sources.items()}
+    counts = {name: max(2, round(count * per_mille / 1000)) for name, count in load_corpus("msip").known_counts.items()}
     corpus = {
         "name": "synthetic",
         "title": f"Synthetic scenes in the layouts of the MSIP sources (seed {seed}, {per_mille:g} per mille)",

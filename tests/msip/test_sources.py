@@ -10,7 +10,7 @@ import yaml
 
 from msip import sources
 from msip.errors import MsipError, SourceError
-from msip.sources import Imaging, Layout, Source, all_sources, corpus_names, load_corpus, load_source
+from msip.sources import Imaging, Layout, Source, Transform, all_sources, corpus_names, load_corpus, load_source
 
 # The published composition, written here a second time.
 MSIP = {
@@ -23,7 +23,21 @@ MSIP = {
     "lsotb_tir": 52925,
     "lasher": 51843,
 }
+PLUS = {
+    "hit_uav": 2029,
+    "m3fd": 4200,
+    "msrs": 1083,
+    "kaist": "unknown",
+    "cvc14": "unknown",
+    "flir_v2": 10742,
+    "birdsai": "unknown",
+    "roadscene": 221,
+    "caltech_aerial": 3076,
+    "sirst_v2": 1024,
+}
+EVALUATION = {"soda": 2168, "mfnet": 1569, "flir_v1": 14452, "scut_seg": 2010}
 NAMES = sorted(MSIP)
+ALL_NAMES = sorted(MSIP | PLUS | EVALUATION)
 
 
 def corpus_file(folder: Path, **changes) -> Path:
@@ -44,8 +58,34 @@ def test_msip_is_the_published_composition_in_its_order():
 
 
 def test_every_source_loads_and_agrees_with_the_corpus():
-    assert {source.name: source.expected_images for source in all_sources()} == MSIP
-    assert corpus_names() == ["msip"]
+    assert {source.name: source.expected_images for source in all_sources()} == MSIP | PLUS | EVALUATION
+    assert corpus_names() == ["evaluation", "msip", "msip-plus"]
+    assert load_corpus("msip-plus").sources == MSIP | PLUS
+    assert list(load_corpus("msip-plus").sources)[:8] == list(MSIP)
+    assert load_corpus("evaluation").sources == EVALUATION
+    assert load_corpus("evaluation").images == sum(EVALUATION.values())
+
+
+def test_a_sum_with_an_unknown_part_is_unknown(tmp_path):
+    plus = load_corpus("msip-plus")
+    assert plus.images == "unknown" and sum(plus.known_counts.values()) == 201_131
+    with pytest.raises(SourceError, match="images is 30, but the sources' counts sum to unknown"):
+        load_corpus(corpus_file(tmp_path, sources={"kaist": "unknown", "llvip": 30}))
+    with pytest.raises(SourceError, match="images is unknown, but the sources' counts sum to 30"):
+        load_corpus(corpus_file(tmp_path, images="unknown"))
+
+
+@pytest.mark.parametrize("name", sorted(PLUS | EVALUATION))
+def test_every_new_source_says_how_sure_it_is(name):
+    source = load_source(name)
+    assert source.provenance.status == (
+        "verified" if name in ("hit_uav", "msrs", "roadscene", "sirst_v2") else "documentation"
+    )
+    assert source.licence.commercial == {"hit_uav": "yes", "birdsai": "yes", "kaist": "no", "caltech_aerial": "no"}.get(
+        name, "unknown"
+    )
+    assert (source.licence.name == "unknown") <= (source.licence.commercial == "unknown")
+    assert source.transform.channel == (4 if name == "mfnet" else None)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,9 +97,9 @@ def test_file_name_selection_and_naming(name):
     assert source.naming == ("numbered" if name in strides else "stem")
     assert source.selection.min_peak_grey == (21 if name == "scut_fir_pedestrian" else None)
     assert source.transform.model_dump() == (
-        {"crop_px": 100, "grey": True, "jpeg_quality": 95}
+        {"crop_px": 100, "grey": True, "channel": None, "jpeg_quality": 95}
         if name == "dronevehicle"
-        else {"crop_px": 0, "grey": False, "jpeg_quality": None}
+        else {"crop_px": 0, "grey": False, "channel": None, "jpeg_quality": None}
     )
 
 
@@ -87,7 +127,7 @@ def test_unknown_is_the_only_word_a_number_may_be():
     assert Imaging(**facts | {"width": 640}).width == 640
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL_NAMES)
 def test_every_accepted_path_says_who_saw_it(name):
     source = load_source(name)
     told = {seen.path for seen in source.provenance.paths}
@@ -115,6 +155,14 @@ def test_a_host_needs_its_address():
 def test_a_sequence_template_cannot_use_more_than_the_pattern_matches():
     with pytest.raises(pydantic.ValidationError, match="more parts"):
         Layout(roots=("A",), frame_folders=("videos/*",), sequence="{0}/{1}", order="natural")
+    with pytest.raises(pydantic.ValidationError, match="more parts"):
+        Layout(roots=("A",), frame_folders=("**/*",), sequence="{0}/{1}", order="natural")
+    Layout(roots=("A",), frame_folders=("set0[0-5]/*",), sequence="{0}/{1}", order="natural")
+
+
+def test_one_way_to_grey():
+    with pytest.raises(pydantic.ValidationError, match="give one of the two"):
+        Transform(grey=True, channel=4)
 
 
 def test_source_lines_for_people():

@@ -40,11 +40,18 @@ def walk_chunks(data: bytes, name: str) -> Iterator[Chunk]:
         (length,) = struct.unpack_from(">I", data, start)
         kind, stop = data[start + 4 : start + 8], start + 12 + length
         if stop > len(data):
-            raise BrokenFrame(f"{name}: the PNG is cut off inside its {kind!r} chunk; get the file again")
+            raise BrokenFrame(f"{name}: the PNG is cut off inside its {_name(kind)} chunk; get the file again")
         if zlib.crc32(memoryview(data)[start + 4 : stop - 4]) != struct.unpack_from(">I", data, stop - 4)[0]:
-            raise BrokenFrame(f"{name}: the PNG chunk {kind!r} at byte {start} fails its checksum; get the file again")
+            raise BrokenFrame(
+                f"{name}: the PNG chunk {_name(kind)} at byte {start} fails its checksum; get the file again"
+            )
         yield Chunk(kind, data[start + 8 : stop - 4], start, stop)
         start = stop
+
+
+def _name(kind: bytes) -> str:
+    """A chunk's four letters; other bytes, which damage leaves there, as escapes."""
+    return kind.decode("ascii", "backslashreplace")
 
 
 def read_png(data: bytes, name: str) -> RawFrame:
@@ -72,7 +79,7 @@ def _read_header(chunk: Chunk, name: str) -> tuple[int, int]:
     if chunk.kind == b"CgBI":
         raise UnsupportedFrame(f"{name}: Apple's private PNG variant (CgBI) is not read; save it as an ordinary PNG")
     if chunk.kind != b"IHDR" or len(chunk.content) != 13:
-        raise BrokenFrame(f"{name}: the PNG starts with {chunk.kind!r} instead of its header; get the file again")
+        raise BrokenFrame(f"{name}: the PNG starts with {_name(chunk.kind)} instead of its header; get the file again")
     width, height, depth, colour_type = struct.unpack_from(">IIBB", chunk.content)
     check_size(width, height, name)
     if colour_type not in CHANNELS:

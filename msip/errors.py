@@ -100,3 +100,7 @@ class RunError(MsipError):
 
 class InspectionError(MsipError):
     """The FiftyOne App, its database or its port cannot be used."""
+
+
+class EvaluationError(MsipError):
+    """An evaluation set, a comparison's file or a result is not what an evaluation needs."""

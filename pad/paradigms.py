@@ -130,12 +130,13 @@ def apply_paradigm(
     ]
 
 
-def layer_scale(method: Method, name: str, layer_decay: float) -> float:
-    """Learning-rate factor of a parameter: ``layer_decay`` to the number of layers above it.
+def layer_scale(method: nn.Module, name: str, layer_decay: float) -> float:
+    """Learning-rate factor of a parameter of what has an ``encoder``: ``layer_decay`` to the number of layers above it.
 
     Ids as the reference's ``util/lr_decay.py``: 0 for embeddings, i + 1 for block i, one more for all the rest.
     """
-    top = len(blocks_of(method.encoder)) + 1
+    encoder: Any = method.encoder
+    top = len(blocks_of(encoder)) + 1
     inner = name.removeprefix(ENCODER)
     if not name.startswith(ENCODER):
         layer = top

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from msip.errors import FrameError, LayoutError, ModelError
 from msip.files import make_output_folder, write_bytes
 from msip.frames import list_folder
-from msip.radiometry import decode, to_8bit, to_grey
+from msip.radiometry import read_grey8
 from pad.adapters import adapted_blocks, blocks_of, config_of, has_adapters, recorded_scales, token_scales
 from pad.data import normalise
 from pad.encoders import load_encoder
@@ -119,8 +119,7 @@ def _read(images: Path, left_out: dict[str, str]) -> Iterator[tuple[str, NDArray
         raise LayoutError(f"{images} does not exist; give a folder of images.")
     for name, path in tqdm(files, desc="scales", unit="img", disable=None):
         try:
-            pixels = to_grey(decode(path.read_bytes(), name=name).pixels)
-            yield name, pixels if pixels.dtype == np.uint8 else to_8bit(pixels, "percentile")[0]
+            yield name, read_grey8(path, name=name)
         except (FrameError, OSError) as error:
             left_out[name] = str(error)
 

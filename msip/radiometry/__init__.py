@@ -6,6 +6,7 @@ from msip.radiometry.agc import AgcMethod, to_8bit
 from msip.radiometry.checks import colour_fraction, image_statistics, is_colour_mapped, is_constant, phash, to_grey
 from msip.radiometry.decode import decode, extension_of
 from msip.radiometry.frame import MAX_PIXELS, RawFrame
+from msip.radiometry.read import read_grey8
 
 __all__ = [
     "MAX_PIXELS",
@@ -18,6 +19,7 @@ __all__ = [
     "is_colour_mapped",
     "is_constant",
     "phash",
+    "read_grey8",
     "to_8bit",
     "to_grey",
 ]

@@ -1,0 +1,180 @@
+"""Heads on a plain ViT: UPerNet for segmentation, ViTDet's pyramid with Faster R-CNN for detection.
+
+UPerNet's decoder is segmentation_models_pytorch's; around it, as casiatao/PAD's mmsegmentation config: features of
+four blocks brought to four scales, dropout 0.1, an auxiliary FCN on the third. Not kept: relative position biases and
+layer scales added for fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from pad.adapters import blocks_of
+from pad.evaluation.data import IGNORED
+from pad.evaluation.encoder import TaskModel, out_layers
+
+AUXILIARY_WEIGHT = 0.4
+AUXILIARY_CHANNELS = 256
+PYRAMID_CHANNELS = 256
+ANCHORS_AT_1024 = (32, 64, 128, 256, 512)
+MAX_DETECTIONS = 100
+
+
+def embed_dim(encoder: Any) -> int:
+    """Width of the tokens."""
+    width: int = blocks_of(encoder)[0].norm1.weight.shape[0]  # type: ignore[union-attr, index, assignment]
+    return width
+
+
+class SegmentationModel(TaskModel):
+    """A ViT with UPerNet; the decoder is as wide as the encoder, which for ViT-B is the reference's 768.
+
+    Args:
+        encoder: of ``prepare_encoder``.
+        classes: how many, background included.
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int) -> None:
+        super().__init__(encoder)
+        width = embed_dim(encoder)
+        self.layers = out_layers(encoder)
+        up = nn.ConvTranspose2d
+        self.necks = nn.ModuleList(
+            [
+                nn.Sequential(up(width, width, 2, 2), nn.BatchNorm2d(width), nn.GELU(), up(width, width, 2, 2)),
+                up(width, width, 2, 2),
+                nn.Identity(),
+                nn.MaxPool2d(2, 2),
+            ]
+        )
+        # smp's decoder skips the first two levels, the image itself and its half
+        self.decoder = UPerNetDecoder([0, 0, *[width] * 4], encoder_depth=5, decoder_channels=width)
+        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, classes, 1))
+        self.auxiliary = nn.Sequential(
+            nn.Conv2d(width, AUXILIARY_CHANNELS, 3, padding=1, bias=False),
+            nn.BatchNorm2d(AUXILIARY_CHANNELS),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(AUXILIARY_CHANNELS, classes, 1),
+        )
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        return [neck(level) for neck, level in zip(self.necks, self.features(images, self.layers), strict=True)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (b, classes, h, w), at the size of ``images`` (b, channels, h, w)."""
+        return _enlarged(self.classifier(self.decoder([None, None, *self._levels(images)])), images)
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Cross-entropy over counted pixels of ``masks`` (b, h, w), the auxiliary head's at a weight of 0.4."""
+        levels = self._levels(images)
+        third = levels[2]
+        main = _enlarged(self.classifier(self.decoder([None, None, *levels])), images)
+        auxiliary = _enlarged(self.auxiliary(third), images)
+        return _cross_entropy(main, masks) + AUXILIARY_WEIGHT * _cross_entropy(auxiliary, masks)
+
+
+def _enlarged(scores: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _cross_entropy(scores: Tensor, masks: Tensor) -> Tensor:
+    """Mean over counted pixels; 0, not a division by 0, where a batch has none."""
+    total = F.cross_entropy(scores.float(), masks.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (masks != IGNORED).sum().clamp(min=1)
+
+
+class _Pyramid(nn.Module):
+    """ViTDet's simple feature pyramid: strides 4 to 32 of the last block's map, and 64 (arXiv 2203.16527)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        up = nn.ConvTranspose2d
+        half, quarter = width // 2, width // 4
+        shapes: list[tuple[nn.Module, int]] = [
+            (nn.Sequential(up(width, half, 2, 2), LayerNorm2d(half), nn.GELU(), up(half, quarter, 2, 2)), quarter),
+            (up(width, half, 2, 2), half),
+            (nn.Identity(), width),
+            (nn.MaxPool2d(2, 2), width),
+        ]
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                shape,
+                nn.Conv2d(channels, PYRAMID_CHANNELS, 1, bias=False),
+                LayerNorm2d(PYRAMID_CHANNELS),
+                nn.Conv2d(PYRAMID_CHANNELS, PYRAMID_CHANNELS, 3, padding=1, bias=False),
+                LayerNorm2d(PYRAMID_CHANNELS),
+            )
+            for shape, channels in shapes
+        )
+
+    def forward(self, features: Tensor) -> OrderedDict[str, Tensor]:
+        maps = OrderedDict((str(number), level(features)) for number, level in enumerate(self.levels))
+        maps["pool"] = F.max_pool2d(maps["3"], 1, 2)
+        return maps
+
+
+class _Backbone(nn.Module):
+    """What Faster R-CNN sees: images in, a pyramid out."""
+
+    out_channels = PYRAMID_CHANNELS
+
+    def __init__(self, model: DetectionModel, width: int) -> None:
+        super().__init__()
+        self.pyramid = _Pyramid(width)
+        self.encode = model.last_map  # a method, so that the encoder is not registered twice
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        pyramid: OrderedDict[str, Tensor] = self.pyramid(self.encode(images))
+        return pyramid
+
+
+class DetectionModel(TaskModel):
+    """A ViT with ViTDet's pyramid and torchvision's Faster R-CNN; attention is global in every block.
+
+    Args:
+        encoder: of ``prepare_encoder``.
+        classes: how many, background not counted.
+        image_size: side of the square input, in pixels; anchors are in proportion to it, 32 to 512 px at 1024.
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int, image_size: int) -> None:
+        super().__init__(encoder)
+        self.layers = [len(blocks_of(encoder)) - 1]
+        sizes = tuple((side * image_size / 1024,) for side in ANCHORS_AT_1024)
+        self.detector = FasterRCNN(
+            _Backbone(self, embed_dim(encoder)),
+            num_classes=classes + 1,
+            min_size=image_size,
+            max_size=image_size,
+            image_mean=[0.0],  # images come normalised, see pad.data.normalise
+            image_std=[1.0],
+            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
+            box_detections_per_img=MAX_DETECTIONS,
+            _skip_resize=True,
+        )
+
+    def last_map(self, images: Tensor) -> Tensor:
+        """(b, D, rows, columns) after the last block."""
+        return self.features(images, self.layers)[0]
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of each image (b, channels, size, size): ``boxes`` (n, 4), ``scores`` (n,), ``labels`` from 1."""
+        found: list[dict[str, Tensor]] = self.detector(list(images))
+        return found
+
+    def loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+        """Sum of the four losses of Faster R-CNN; ``targets``: ``boxes`` (n, 4), ``labels`` (n,) from 1; n may be 0."""
+        losses: dict[str, Tensor] = self.detector(list(images), targets)
+        return torch.stack(list(losses.values())).sum()

@@ -1,0 +1,93 @@
+"""Classification sets for probes: a list of files and classes, or a folder a class."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msip.errors import EvaluationError
+from pad.evaluation.data import Listing, ProbeData, ProbeItem, decode_all, images_in, in_test, read_image
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and its class number."""
+
+    name: str
+    image: Path
+    label: int
+
+
+LabelledListing = Listing[LabelledImage]
+Found = list[tuple[Path, str, str]]
+"""(image, class, split or empty)."""
+
+
+def _csv(root: Path) -> LabelledListing | None:
+    """``labels.csv`` with columns file and class, and perhaps split (train or test)."""
+    file = root / "labels.csv"
+    if not file.is_file():
+        return None
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or not {"file", "class"} <= rows[0].keys():
+        raise EvaluationError(f"{file} has no lines, or no columns named file and class; expected `file,class`.")
+    found: Found = []
+    for row in rows:
+        image = next((home / row["file"] for home in (root, root / "images") if (home / row["file"]).is_file()), None)
+        if image is None:
+            raise EvaluationError(f"{file} names {row['file']}, which is neither there nor in images/; add it.")
+        found.append((image, row["class"], row.get("split") or ""))
+    return _listing("labels.csv", root, found)
+
+
+def _folders(root: Path) -> LabelledListing | None:
+    """A folder a class, below ``train`` and ``test`` (or ``val``), or without a split."""
+    test = next((name for name in ("test", "val") if (root / name).is_dir()), None)
+    splits = {"train": root / "train", "test": root / test} if test and (root / "train").is_dir() else {"": root}
+    found: Found = [
+        (image, folder.name, split)
+        for split, home in splits.items()
+        for folder in sorted(home.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for image in images_in(folder)
+    ]
+    return _listing("folders of classes", root, found) if found else None
+
+
+def _listing(layout: str, root: Path, found: Found) -> LabelledListing:
+    classes = tuple(sorted({name for _, name, _ in found}))
+    if len(classes) < 2:
+        raise EvaluationError(f"{root} has the one class {classes[0]!r}; a probe tells at least two apart.")
+    given = any(split for _, _, split in found)
+    splits: tuple[list[LabelledImage], list[LabelledImage]] = ([], [])
+    for image, name, split in found:
+        test = split != "train" if given else in_test(image.stem)
+        splits[test].append(LabelledImage(image.stem, image, classes.index(name)))
+    absent = set(range(len(classes))) - {ref.label for ref in splits[0]}
+    if absent:
+        raise EvaluationError(f"{root}: the class {classes[min(absent)]!r} has no training image; add some.")
+    note = "the split it names" if given else "no split given: one image in five, by a hash of its name, is test"
+    return Listing(layout, root, classes, splits, [note])
+
+
+LAYOUTS: dict[str, Callable[[Path], LabelledListing | None]] = {"labels.csv": _csv, "folders": _folders}
+
+
+def read_probe(root: Path) -> ProbeData:
+    """A classification set, decoded. Raises ``EvaluationError``."""
+    if not root.is_dir():
+        raise EvaluationError(f"{root} is no folder; give the folder of a classification set as --data.")
+    for read in LAYOUTS.values():
+        listing = read(root)
+        if listing is not None:
+            listing.check()
+            train, test = (decode_all(refs, _decode) for refs in (listing.train, listing.test))
+            return ProbeData(listing.layout, root, listing.classes, train, test, tuple(listing.notes))
+    raise EvaluationError(f"{root} has neither labels.csv (columns file and class) nor a folder a class; make one.")
+
+
+def _decode(ref: LabelledImage) -> ProbeItem:
+    return ProbeItem(ref.name, read_image(ref.image), ref.label)

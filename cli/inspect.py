@@ -51,8 +51,8 @@ def inspect(
         return
     result = _import(fiftyone, out, seed, epoch, per_image, max_samples, as_json)
     if embeddings is not None:
-        _embed(fiftyone, result, embeddings, as_json)
-    _report(result, as_json)
+        _embed(fiftyone, result, out, max_samples, embeddings, as_json)
+    _report(result, out, as_json)
     if not no_launch:
         _serve(fiftyone, result.dataset, address, port, remote)
 
@@ -81,41 +81,45 @@ def _import(
             out,
             draw=Draw(seed, epoch, per_image),
             max_samples=max_samples,
-            progress=lambda done, total: bars("into FiftyOne's database", done, total),
+            progress=bars,
         )
 
 
-def _embed(fiftyone: Any, result: Inspection, weights: str, as_json: bool) -> None:
+def _embed(fiftyone: Any, result: Inspection, out: Path, max_samples: int | None, weights: str, as_json: bool) -> None:
+    from msip.inspection.dataset import limited
     from msip.inspection.embeddings import add_embeddings
+    from msip.inspection.rows import sample_id
+    from msip.manifest import Manifest
     from pad.features import image_features
 
-    manifest = result.rows.manifest
+    manifest = limited(Manifest.read(out, ["image_id", "path"]), max_samples)
     with StageBars(quiet=as_json) as bars:
         features = image_features(weights, manifest, progress=lambda done, total: bars("features", done, total))
-    add_embeddings(fiftyone, result.dataset, result.rows.sample_ids, features)
+    sample_ids = [sample_id(image_id) for image_id in manifest.table.column("image_id").to_pylist()]
+    add_embeddings(fiftyone, result.dataset, sample_ids, features)
 
 
-def _report(result: Inspection, as_json: bool) -> None:
+def _report(result: Inspection, out: Path, as_json: bool) -> None:
     if result.missing:
         warn(f"{len(result.missing):,} images are not where the manifest says (the first: {result.missing[0]}).")
-    counts = {view.name: len(result.dataset.load_saved_view(view.name)) for view in result.views}
+    images = len(result.dataset)
     summary = {
         "dataset": result.dataset.name,
-        "images": len(result.dataset),
+        "images": images,
         "added": result.added,
         "changed": result.changed,
         "removed": result.removed,
         "missing": len(result.missing),
-        "views": counts,
+        "views": {view.name: view.holds for view in result.views},
     }
     if as_json:
         print_json(summary)
         return
-    print_table(["view", "holds", "", "shows"], [[v.name, counts[v.name], v.kind, v.shows] for v in result.views])
+    print_table(["view", "holds", "", "shows"], [[v.name, v.holds, v.kind, v.shows] for v in result.views])
     done = f"{result.added:,} added, {result.changed:,} changed, {result.removed:,} removed"
-    if not result.rows.with_rois.any():
-        print_line(f"There are no RoIs yet: `msip rois {result.rows.manifest.root}` makes them.")
-    print_line(f"{len(result.dataset):,} images in the FiftyOne dataset {result.dataset.name} ({done}).")
+    if all(view.name != "RoI crops" for view in result.views):
+        print_line(f"There are no RoIs yet: `msip rois {out}` makes them.")
+    print_line(f"{images:,} images in the FiftyOne dataset {result.dataset.name} ({done}).")
 
 
 def _serve(fiftyone: Any, dataset: Any, address: str, port: int, remote: bool) -> None:

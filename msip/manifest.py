@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
-from msip.files import atomic_path, sha256_bytes
+from msip.files import atomic_path, sha256_file
 from msip.storage import Storage
 
 if TYPE_CHECKING:
@@ -63,18 +63,19 @@ class Manifest:
         self.root = Path(root)
 
     @classmethod
-    def read(cls, path: str | Path) -> Manifest:
-        """Read OUT (a folder) or OUT/manifest.parquet. Raises ``ManifestError``."""
+    def read(cls, path: str | Path, columns: Sequence[str] | None = None) -> Manifest:
+        """Read OUT (a folder) or OUT/manifest.parquet, all columns or some. Raises ``ManifestError``."""
         path = Path(path)
         file = path / MANIFEST_NAME if path.is_dir() else path
         if not file.is_file():
             raise ManifestError(f"no manifest at {file}; run `msip build --out {file.parent}` first.")
         try:
-            table = pq.read_table(file, memory_map=True)
+            present = pq.read_schema(file).names
+            absent = [name for name in SCHEMA.names if name not in present]
+            table = None if absent else pq.read_table(file, columns=columns and list(columns), memory_map=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise ManifestError(f"{file} is not a readable Parquet file ({error}); build it again.") from error
-        absent = [name for name in SCHEMA.names if name not in table.column_names]
-        if absent:
+        if table is None:
             raise ManifestError(
                 f"{file} lacks the columns {', '.join(absent)}: it is not a manifest of `msip build`; build it again."
             )
@@ -118,7 +119,7 @@ class Manifest:
 
     def digest(self) -> str:
         """SHA-256 of the manifest's file."""
-        return sha256_bytes((self.root / MANIFEST_NAME).read_bytes())
+        return sha256_file(self.root / MANIFEST_NAME)
 
     def storage(self) -> Storage:
         """Reads single images."""

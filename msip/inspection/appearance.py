@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msip.inspection.rows import Rows
-
 FIELDS: dict[str, tuple[Any, str]] = {
     "image_id": ("a/b", "<source>/<stem>: the image's name in the manifest"),
     "source": ("a", "the public source, or the folder, that it comes from"),
@@ -46,7 +44,7 @@ _GROUPS = {
 _CLOSED = ("provenance", "metadata", "other")
 
 
-def decorate(fiftyone: Any, dataset: Any, rows: Rows) -> None:
+def decorate(fiftyone: Any, dataset: Any) -> None:
     """Set colours, sidebar groups, visible fields, media fields and the workspace of a dataset."""
     config = dataset.app_config
     config.color_scheme = _colours(fiftyone)

@@ -8,39 +8,53 @@ killed import is continued the same way.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from msip.crops import RoiCrop, sample_key, sample_rng
 from msip.errors import InspectionError
-from msip.files import sha256_bytes
 from msip.inspection.appearance import FIELDS, decorate
+from msip.inspection.documents import DocumentWriter
+from msip.inspection.draws import DRAWN_FROM, Draw, draw_crops
 from msip.inspection.previews import make_previews
-from msip.inspection.rows import FORMAT, DocumentWriter, Rows, flag_name
+from msip.inspection.rows import FORMAT, Rows, dataset_name, flag_name, spread
+from msip.inspection.tags import patch_tags
 from msip.inspection.views import View, make_views
 from msip.manifest import Manifest
 
 INFO = "msip"
 """Key of what we note in ``dataset.info``."""
 
+LOOK = 1
+"""Another set of views, or another appearance, is made anew in datasets that are there."""
+
 _CHUNK = 2048
-_MOST_SAMPLES = 10_000_000
+
+Progress = Callable[[str, int, int], None]
+"""(stage, finished since the last call, total of the stage)"""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Which training crops are shown: ``per_image`` views of (``seed``, ``epoch``)."""
+class SavedView:
+    """A view in the dataset.
 
-    seed: int = 0
-    epoch: int = 0
-    per_image: int = 4
+    Attributes:
+        name, shows, kind: see ``View``.
+        holds: images or patches that FiftyOne counted when the view was saved.
+        count: the same, computed from the manifest.
+    """
+
+    name: str
+    shows: str
+    kind: str
+    holds: int
+    count: int
 
 
 @dataclass
@@ -49,26 +63,17 @@ class Inspection:
 
     Attributes:
         dataset: the ``fiftyone.Dataset``.
-        rows: the manifest that it shows.
         views: saved in it.
         added, changed, removed: samples written or deleted by this call.
         missing: stored images that are not where the manifest says.
     """
 
     dataset: Any
-    rows: Rows
-    views: list[View]
+    views: list[SavedView] = field(default_factory=list)
     added: int = 0
     changed: int = 0
     removed: int = 0
     missing: list[str] = field(default_factory=list)
-
-
-def dataset_name(out: Path) -> str:
-    """The folder's name, and eight digits of its whole path: two builds called ``data`` do not meet."""
-    resolved = out.resolve()
-    words = re.sub(r"[^A-Za-z0-9]+", "-", resolved.name).strip("-") or "msip"
-    return f"{words}-{sha256_bytes(str(resolved).encode())[:8]}"
 
 
 def inspect(
@@ -77,7 +82,7 @@ def inspect(
     *,
     draw: Draw | None = None,
     max_samples: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Inspection:
     """Make or update the dataset of a build, its patches and its saved views.
 
@@ -86,78 +91,71 @@ def inspect(
         out: the folder of the build.
         draw: the training crops; seed 0, epoch 0, four an image by default.
         max_samples: only this many images, spread evenly over the manifest; all by default.
-        progress: called with samples written since the last call, and their total.
+        progress: called as work is finished.
 
     Raises:
         ManifestError: there is no readable manifest.
         InspectionError: the images are not where it says.
     """
     draw = draw or Draw()
-    manifest = limited(Manifest.read(out), max_samples)
-    rows = Rows(manifest)
-    missing = _missing(manifest)
-    dataset = _load_or_create(fiftyone, manifest)
-    chosen = rows.chosen_for_patches(draw.per_image)
-    views = make_views(rows, chosen, draw.per_image)
-    result = Inspection(dataset, rows, views, missing=missing)
-    state = {
-        "format": FORMAT,
-        "root": str(manifest.root.resolve()),
-        "manifest": manifest.digest(),
-        "images": len(rows),
-        "max_samples": max_samples,
-    }
+    manifest = limited(Manifest.read(out, ["path"]), max_samples)
+    root = str(manifest.root.resolve())
+    missing = find_missing(manifest)
+    dataset = _load_or_create(fiftyone, root)
+    state = {"format": FORMAT, "root": root, "manifest": manifest.digest(), "max_samples": max_samples}
     noted = dict(dataset.info.get(INFO, {}))
-    crops = {"seed": draw.seed, "epoch": draw.epoch, "per_image": draw.per_image}
-    current = {name: noted.get(name) for name in state} == state and len(dataset) == len(rows)
-    drawn = noted.get("crops") == crops
+    current = {name: noted.get(name) for name in state} == state and len(dataset) == len(manifest)
+    drawn = noted.get("crops") == draw.as_dict()
+    if current and drawn and noted.get("look") == LOOK:
+        return Inspection(dataset, [SavedView(**view) for view in noted["views"]], missing=missing)
+    rows = Rows(out, max_samples)
+    result = Inspection(dataset, missing=missing)
     if not current:
-        _note(dataset, {"root": state["root"], "crops": noted.get("crops")})  # incomplete from here on
-        _update(fiftyone, result, progress)
-    if not (current and drawn):
-        if not drawn:
-            _note(dataset, {"root": state["root"]})
-        _show_patches(fiftyone, dataset, rows, chosen, draw, keep=drawn)
-        _save_views(dataset, views)
-        decorate(fiftyone, dataset, rows)
-        _note(dataset, state | {"crops": crops})
+        note(dataset, {"root": root, "crops": noted.get("crops")})  # incomplete from here on
+        _update(fiftyone, result, rows, progress)
+    if not drawn:
+        note(dataset, {"root": root})
+    chosen = rows.chosen_for_patches(draw.per_image)
+    _show_patches(fiftyone, dataset, rows, chosen, draw, keep=drawn)
+    result.views = _save_views(dataset, make_views(rows, chosen, draw.per_image), progress)
+    decorate(fiftyone, dataset)
+    views = [asdict(view) for view in result.views]
+    note(dataset, state | {"look": LOOK, "crops": draw.as_dict(), "views": views})
     return result
 
 
 def limited(manifest: Manifest, max_samples: int | None) -> Manifest:
     """At most ``max_samples`` rows, spread evenly."""
-    if max_samples is None or max_samples >= len(manifest):
-        return manifest
-    chosen = np.unique(np.linspace(0, len(manifest) - 1, max_samples).astype(np.int64))
-    return Manifest(manifest.table.take(chosen), manifest.root)
+    rows = spread(len(manifest), max_samples)
+    return manifest if len(rows) == len(manifest) else Manifest(manifest.table.take(rows), manifest.root)
 
 
-def _missing(manifest: Manifest) -> list[str]:
+def find_missing(manifest: Manifest) -> list[str]:
     """Stored images that are gone, found by listing folders. Raises ``InspectionError`` if all are."""
-    paths = [Path(path) for path in manifest.table.column("path").to_pylist()]
-    folders: dict[Path, set[str]] = {}
-    for parent in {path.parent for path in paths}:
+    places = [path.rpartition("/") for path in manifest.table.column("path").to_pylist()]
+    folders: dict[str, set[str]] = {}
+    for parent in {parent for parent, _, _ in places}:
         folder = manifest.root / parent
         folders[parent] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    gone = [path.as_posix() for path in paths if path.name not in folders[path.parent]]
-    if paths and len(gone) == len(paths):
+    gone = [f"{parent}/{name}" for parent, _, name in places if name not in folders[parent]]
+    if places and len(gone) == len(places):
         raise InspectionError(
-            f"none of the {len(paths)} images is where the manifest says (the first: {manifest.root / gone[0]}); move "
+            f"none of the {len(places)} images is where the manifest says (the first: {manifest.root / gone[0]}); move "
             "them back beside the manifest, or build again."
         )
     return gone
 
 
-def _load_or_create(fiftyone: Any, manifest: Manifest) -> Any:
-    name = dataset_name(manifest.root)
+def _load_or_create(fiftyone: Any, root: str) -> Any:
+    name = dataset_name(Path(root))
     if fiftyone.dataset_exists(name):
         dataset = fiftyone.load_dataset(name)
-        if dataset.info.get(INFO, {}).get("root") == str(manifest.root.resolve()) and _has_fields(dataset):
+        if dataset.info.get(INFO, {}).get("root") == root and _has_fields(dataset):
             return dataset
         fiftyone.delete_dataset(name)
     dataset = fiftyone.Dataset(name, persistent=True)
     _declare(fiftyone, dataset)
-    _note(dataset, {"root": str(manifest.root.resolve())})
+    note(dataset, {"root": root})
     return dataset
 
 
@@ -166,7 +164,8 @@ def _has_fields(dataset: Any) -> bool:
     return all(name in schema for name in FIELDS)
 
 
-def _note(dataset: Any, state: dict[str, Any]) -> None:
+def note(dataset: Any, state: dict[str, Any]) -> None:
+    """Keep ``state`` in the dataset, in place of what was noted before."""
     dataset.info[INFO] = state
     dataset.save()
 
@@ -188,28 +187,29 @@ def _declare(fiftyone: Any, dataset: Any) -> None:
         declared.save()
 
 
-def _update(fiftyone: Any, result: Inspection, progress: Callable[[int, int], None]) -> None:
+def _update(fiftyone: Any, result: Inspection, rows: Rows, progress: Progress) -> None:
     """Bring the samples in line with the rows; what is as it should be is not touched."""
-    dataset, rows = result.dataset, result.rows
-    writer = DocumentWriter(rows)
+    dataset = result.dataset
     known = dict(zip(*dataset.values(["id", "row_digest"]), strict=True)) if len(dataset) else {}
-    wanted = dict(zip(rows.sample_ids, writer.digests.tolist(), strict=True))
+    wanted = dict(zip(rows.sample_ids, rows.digests.tolist(), strict=True))
     stale = [identity for identity, digest in known.items() if wanted.get(identity) != digest]
     todo = np.asarray([row for row, name in enumerate(rows.sample_ids) if known.get(name) != wanted[name]], np.int64)
     result.removed = sum(identity not in wanted for identity in stale)
     result.changed = len(stale) - result.removed
     result.added = len(todo) - result.changed
-    tags = _kept_tags(dataset, rows, stale) if stale else {}
-    progress(len(rows) - len(todo), len(rows))
+    writer = DocumentWriter(rows, _kept_tags(dataset, rows, stale) if stale else {})
+    stage = "into FiftyOne's database"
+    progress(stage, len(rows) - len(todo), len(rows))
     with tempfile.TemporaryDirectory(prefix="msip-inspect-") as folder:
         schema = _schema(fiftyone, dataset, Path(folder)) if len(todo) else {}
-        for start in range(0, len(todo), _CHUNK):
-            part = todo[start : start + _CHUNK]
-            names = [rows.sample_ids[row] for row in part if rows.sample_ids[row] in known]
-            if names:
-                dataset.delete_samples(names)  # chunk by chunk: a kill loses at most this many tags
-            _import(fiftyone, dataset, Path(folder), schema, writer, part, tags)
-            progress(len(part), len(rows))
+        for group, table in rows.tables(todo):
+            for start in range(0, len(group), _CHUNK):
+                part = group[start : start + _CHUNK]
+                names = [rows.sample_ids[row] for row in part if rows.sample_ids[row] in known]
+                if names:
+                    dataset.delete_samples(names)  # chunk by chunk: a kill loses at most this many tags
+                _import(fiftyone, dataset, Path(folder), schema, writer, part, table.slice(start, _CHUNK))
+                progress(stage, len(part), len(rows))
     gone = [identity for identity in stale if identity not in wanted]
     for start in range(0, len(gone), _CHUNK):
         dataset.delete_samples(gone[start : start + _CHUNK])
@@ -239,25 +239,28 @@ def _import(
     schema: dict[str, Any],
     writer: DocumentWriter,
     part: NDArray[np.int64],
-    tags: dict[str, list[str]],
+    table: pa.Table,
 ) -> None:
     (folder / "metadata.json").write_text(json.dumps(schema))
-    writer.write(folder / "samples.json", part, tags, make_previews(writer.rows.manifest, part))
+    writer.write(folder / "samples.json", part, table, make_previews(writer.rows.root, table))
     dataset.add_dir(dataset_dir=str(folder), dataset_type=fiftyone.types.FiftyOneDataset, progress=False)
 
 
 def _kept_tags(dataset: Any, rows: Rows, stale: list[str]) -> dict[str, list[str]]:
-    """Tags of samples that are written anew: the manifest's flags, and what was done in the App but not yet pulled."""
+    """Tags of samples that are written anew, where they are not the flags: given in the App, and not pulled yet.
+
+    A tag on a RoI or a crop goes with its box; the image keeps it under the name that ``pull_tags`` would give it.
+    """
     position = {identity: row for row, identity in enumerate(rows.sample_ids)}
     kept = {}
     view = dataset.select(stale) if len(stale) < len(dataset) else dataset
+    on_patches = patch_tags(view)
     for identity, tags, flags in zip(*view.values(["id", "tags", "flags"]), strict=True):
-        if identity not in position:
+        base, given = {flag_name(flag) for flag in flags or []}, set(tags or []) | on_patches.get(identity, set())
+        if identity not in position or base == given:
             continue
-        base = {flag_name(flag) for flag in flags or []}
         now = [flag_name(flag) for flag in rows.flags[position[identity]]]
-        removed = base - set(tags or [])
-        new = [name for name in now if name not in removed] + sorted(set(tags or []) - base)
+        new = [name for name in now if name not in base - given] + sorted(given - base)
         kept[identity] = list(dict.fromkeys(new))
     return kept
 
@@ -275,33 +278,26 @@ def _show_patches(
     if gone:
         dataset.set_values("shown_as_patches", dict.fromkeys(gone), key_field="id")
         dataset.set_values("crops", dict.fromkeys(gone), key_field="id")
-    new = {name: _crops(fiftyone, rows, row, draw) for name, row in wanted.items() if not (keep and name in previous)}
+    todo = np.asarray([row for name, row in wanted.items() if not (keep and name in previous)], np.int64)
+    new = draw_crops(fiftyone, (table for _, table in rows.tables(todo, DRAWN_FROM)), draw)
     if new:
         dataset.set_values("crops", new, key_field="id")
         dataset.set_values("shown_as_patches", dict.fromkeys(new, True), key_field="id")
 
 
-def _crops(fiftyone: Any, rows: Rows, row: int, draw: Draw) -> Any:
-    width, height = int(rows.widths[row]), int(rows.heights[row])
-    boxes = rows.boxes[rows.offsets[row] : rows.offsets[row + 1]]
-    key, crop, detections = sample_key(rows.image_ids[row]), RoiCrop(), []
-    for view in range(draw.per_image):
-        (x, y, w, h), mirrored = crop.draw((width, height), boxes, sample_rng(draw.seed, draw.epoch, key, view))
-        place = [x / width, y / height, w / width, h / height]
-        share = w * h / (width * height)
-        detections.append(
-            fiftyone.Detection(label=f"view {view}", bounding_box=place, view=view, mirrored=mirrored, share=share)
-        )
-    return fiftyone.Detections(detections=detections)
-
-
-def _save_views(dataset: Any, views: list[View]) -> None:
+def _save_views(dataset: Any, views: list[View], progress: Progress) -> list[SavedView]:
     """Ours are replaced; views that a person saved stay."""
     ours = set(dataset.info.get("msip_views", []))
     for name in dataset.list_saved_views():
         if name in ours or name in {view.name for view in views}:
             dataset.delete_saved_view(name)
+    saved = []
+    progress("views", 0, len(views))
     for view in views:
-        dataset.save_view(view.name, view.select(dataset), description=view.shows)
+        selected = view.select(dataset)
+        dataset.save_view(view.name, selected, description=view.shows)
+        saved.append(SavedView(view.name, view.shows, view.kind, len(selected), view.count))
+        progress("views", 1, len(views))
     dataset.info["msip_views"] = [view.name for view in views]
     dataset.save()
+    return saved

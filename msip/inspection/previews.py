@@ -6,35 +6,34 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.errors import MsipError
 from msip.files import write_bytes
-from msip.manifest import Manifest
 from msip.pictures import encode_png
 from msip.radiometry import to_8bit
 
 FOLDER = Path(".msip") / "previews"
 
 
-def make_previews(manifest: Manifest, indices: NDArray[np.int64]) -> dict[int, str]:
-    """Write previews of those rows whose stored file has 16 bits, by the default AGC.
+def make_previews(root: Path, table: pa.Table) -> dict[int, str]:
+    """Write previews of those rows of a manifest whose stored file has 16 bits, by the default AGC.
 
-    Returns their absolute paths by row. A file that cannot be read has none.
+    Returns their absolute paths by place in the table. A file that cannot be read has none.
     """
-    depths, paths = (manifest.table.column(name) for name in ("bit_depth", "path"))
     previews = {}
-    for row in indices.tolist():
-        if (depths[row].as_py() or 8) <= 8:
+    columns = (table.column(name).to_pylist() for name in ("bit_depth", "path"))
+    for place, (depth, path) in enumerate(zip(*columns, strict=True)):
+        if (depth or 8) <= 8:
             continue
-        path = paths[row].as_py()
-        pixels = cv2.imread(str(manifest.root / path), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imread(str(root / path), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.dtype != np.uint16:
             continue  # most: a build stores 16-bit frames as 8 bits already
-        to = (manifest.root / FOLDER / path).with_suffix(".png").resolve()
-        if not to.exists() or to.stat().st_mtime_ns < (manifest.root / path).stat().st_mtime_ns:
+        to = (root / FOLDER / path).with_suffix(".png").resolve()
+        if not to.exists() or to.stat().st_mtime_ns < (root / path).stat().st_mtime_ns:
             write_bytes(to, encode_png(_eight_bits(pixels)), sync=False)
-        previews[row] = str(to)
+        previews[place] = str(to)
     return previews
 
 

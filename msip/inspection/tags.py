@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from msip.errors import InspectionError
-from msip.inspection.dataset import dataset_name
-from msip.inspection.rows import flag_name, sample_id
+from msip.inspection.rows import dataset_name, flag_name, sample_id
 from msip.manifest import SCHEMA, Manifest
 
 PATCH_PREFIXES = {"rois": "roi_", "crops": "crop_"}
@@ -68,21 +67,25 @@ def _tally(before: list[str], after: list[str], added: dict[str, int], removed: 
         removed[flag_name(flag)] = removed.get(flag_name(flag), 0) + 1
 
 
+def patch_tags(view: Any) -> dict[str, set[str]]:
+    """Per sample id, the tags on its RoIs and crops, as names of flags of the image."""
+    found: dict[str, set[str]] = {}
+    for field, prefix in PATCH_PREFIXES.items():
+        tagged = view.match_labels(fields=field, tags=view.distinct(f"{field}.detections.tags"))
+        for identity, tags in zip(*tagged.values(["id", f"{field}.detections.tags"]), strict=True):
+            names = {prefix + tag for label in tags or [] for tag in label or []}
+            found.setdefault(identity, set()).update(names)
+    return found
+
+
 def _wanted(dataset: Any) -> dict[str, tuple[set[str], set[str]]]:
     """Per sample id: names to add and names to take away; only samples with any."""
-    patches: dict[str, set[str]] = {}
-    for field, prefix in PATCH_PREFIXES.items():
-        tagged = dataset.match_labels(fields=field, tags=dataset.distinct(f"{field}.detections.tags"))
-        for identity, tags in zip(*tagged.values(["id", f"{field}.detections.tags"]), strict=True):
-            found = {prefix + tag for label in tags or [] for tag in label or []}
-            patches.setdefault(identity, set()).update(found)
+    patches = patch_tags(dataset)
     result = {}
     for identity, tags, flags in zip(*dataset.values(["id", "tags", "flags"]), strict=True):
         base = {flag_name(flag) for flag in flags or []}
         given = set(tags or []) | patches.get(identity, set())
-        kept_on_patches = tuple(PATCH_PREFIXES.values())
-        plus = given - base
-        minus = {name for name in base - given if not name.startswith(kept_on_patches)}
+        plus, minus = given - base, base - given
         if plus or minus:
             result[identity] = (plus, minus)
     return result

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.inspection.rows import LARGE_SHARE, SMALL_SHARE, Rows
-
-DARK_MEAN, LOW_CONTRAST_STD = 0.1, 0.05
-"""Of grey values in 0 to 1: an image below either is in the view ``dark and low contrast``."""
+from msip.inspection.rows import DARK_MEAN, LARGE_SHARE, LOW_CONTRAST_STD, SMALL_SHARE, Rows
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ def make_views(rows: Rows, chosen: NDArray[np.int64], per_image: int) -> list[Vi
         per_image: training crops of each of them.
     """
     views = [View("all images", "Every image of the manifest.", "images", lambda data: data.view(), len(rows))]
-    if rows.with_rois.any():
+    if rows.computed.any():
         views += _roi_views(rows, chosen)
     crops = per_image * len(chosen)
     views.append(View("training crops", "What the trainer draws, over the image.", "patches", _patches("crops"), crops))
@@ -54,15 +51,14 @@ def make_views(rows: Rows, chosen: NDArray[np.int64], per_image: int) -> list[Vi
 def _roi_views(rows: Rows, chosen: NDArray[np.int64]) -> list[View]:
     from fiftyone import ViewField
 
-    shown = np.zeros(len(rows), bool)
-    shown[chosen] = True
-    shares = rows.shares[np.repeat(shown, rows.lengths)]
-    small, large = int((shares < SMALL_SHARE).sum()), int((shares >= LARGE_SHARE).sum())
-    empty = int((rows.with_rois & (rows.lengths == 0)).sum())
+    shown, small, large = (
+        int(counts[chosen].sum()) for counts in (rows.roi_counts, rows.small_counts, rows.large_counts)
+    )
+    empty = int((rows.computed & (rows.roi_counts == 0)).sum())
     none = "Images in which selective search found no RoI."
     no_rois = View("no RoI", none, "images", lambda data: data.match(ViewField("roi_count") == 0), empty)
     return [
-        View("RoI crops", "The proposals, cut out.", "patches", _patches("rois"), len(shares)),
+        View("RoI crops", "The proposals, cut out.", "patches", _patches("rois"), shown),
         View(
             "small objects", f"RoIs below {SMALL_SHARE:.0%} of the image.", "patches", _patches("rois", "small"), small
         ),
@@ -88,9 +84,6 @@ def _patches(field: str, label: str | None = None) -> Callable[[Any], Any]:
 def _image_views(rows: Rows) -> list[View]:
     from fiftyone import ViewField
 
-    table = rows.manifest.table
-    mean, std = (table.column(name).to_numpy() for name in ("pixel_mean", "pixel_std"))
-    dark = int(((mean < DARK_MEAN) | (std < LOW_CONTRAST_STD)).sum())  # a null is NaN here, and neither dark nor flat
     flagged = sum(1 for flags in rows.flags if flags)
     is_dark = ((ViewField("pixel_mean") != None) & (ViewField("pixel_mean") < DARK_MEAN)) | (  # noqa: E711
         (ViewField("pixel_std") != None) & (ViewField("pixel_std") < LOW_CONTRAST_STD)  # noqa: E711
@@ -102,7 +95,7 @@ def _image_views(rows: Rows) -> list[View]:
             f"Mean below {DARK_MEAN} or standard deviation below {LOW_CONTRAST_STD}, grey values 0 to 1.",
             "images",
             lambda data: data.match(is_dark),
-            dark,
+            int(rows.dark.sum()),
         ),
     ]
     grouped = sum(1 for group in rows.groups if group is not None)
@@ -121,7 +114,7 @@ def _image_views(rows: Rows) -> list[View]:
 
 def _source_views(rows: Rows, taken: set[str]) -> list[View]:
     views = []
-    for source, count in rows.manifest.counts().items():
+    for source, count in rows.sources.items():
         name = source
         while _slug(name) in taken:  # a source may be called "flagged"
             name = f"source {name}"

@@ -1,0 +1,112 @@
+"""Manifest rows as the JSON that FiftyOne imports (``samples.json`` of a ``FiftyOneDataset`` folder)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from msip.inspection.rows import DIGESTED_NUMBERS, DIGESTED_TEXT, Boxes, Rows, flag_name, size_class
+
+_MIME_TYPES = {".jpg": "image/jpeg", ".bmp": "image/bmp"}
+_SIZES = ("width", "height", "channels")
+
+
+@dataclass(frozen=True)
+class DocumentWriter:
+    """Writes rows.
+
+    Attributes:
+        rows: the manifest.
+        tags: by sample id, of those whose tags are not the names of their flags.
+    """
+
+    rows: Rows
+    tags: dict[str, list[str]]
+
+    def write(self, path: Path, part: NDArray[np.int64], table: pa.Table, previews: dict[int, str]) -> None:
+        """Write the rows ``part``, whose columns are ``table``; ``previews``: absolute paths by place in the table."""
+        with path.open("w", encoding="utf-8") as file:
+            file.write('{"samples": [')
+            for number, text in enumerate(self._documents(part, table, previews)):
+                file.write(",\n" + text if number else text)
+            file.write("]}")
+
+    def _documents(self, part: NDArray[np.int64], table: pa.Table, previews: dict[int, str]) -> Iterator[str]:
+        boxes = Boxes.of(table)
+        statistics = zip(*_roi_statistics(boxes), strict=True)
+        records = table.select(["image_id", *DIGESTED_TEXT, *DIGESTED_NUMBERS]).to_pylist()
+        for place, (row, record, numbers) in enumerate(zip(part.tolist(), records, statistics, strict=True)):
+            size = record["width"], record["height"]
+            document = self._document(row, record)
+            if boxes.computed[place]:
+                document |= dict(zip(("roi_count", "roi_mean_share", "roi_largest_share"), numbers, strict=True))
+            if place in previews:
+                document["preview"] = previews[place]
+            text = json.dumps(document, ensure_ascii=False)
+            if boxes.computed[place]:
+                text = f'{text[:-1]}, "rois": {_rois(boxes, place, size, self.rows.sample_ids[row][:18])}}}'
+            yield text
+
+    def _document(self, row: int, record: dict[str, Any]) -> dict[str, Any]:
+        identity, flags = self.rows.sample_ids[row], self.rows.flags[row]
+        path = f"{self.rows.root}/{record['path']}"
+        return {
+            "_id": {"$oid": identity},
+            "_media_type": "image",
+            "_rand": int(identity[:13], 16) / 16**13,
+            "filepath": path,
+            "tags": self.tags.get(identity, list(dict.fromkeys(map(flag_name, flags)))),
+            "metadata": {
+                "_cls": "ImageMetadata",
+                "size_bytes": _size(path),
+                "mime_type": _MIME_TYPES.get(path[-4:], "image/png"),
+                "width": record["width"],
+                "height": record["height"],
+                "num_channels": record["channels"],
+            },
+            **{name: value for name, value in record.items() if name not in _SIZES and name != "path"},
+            "flags": list(flags),
+            "duplicate_group": self.rows.groups[row],
+            "row_digest": int(self.rows.digests[row]),
+            "roi_count": None,
+            "roi_mean_share": None,
+            "roi_largest_share": None,
+        }
+
+
+def _roi_statistics(boxes: Boxes) -> tuple[list[int], list[float], list[float]]:
+    """Per row: number, mean share and largest share."""
+    means = boxes.sums(boxes.shares) / np.maximum(1, boxes.lengths)
+    return boxes.lengths.tolist(), means.tolist(), boxes.largest().tolist()
+
+
+def _rois(boxes: Boxes, place: int, size: tuple[int, int], prefix: str) -> str:
+    """The ``Detections`` of one row; numbers only, so that plain formatting is safe.
+
+    ``prefix``: 18 of the 24 digits of every id, the others count.
+    """
+    first, last = boxes.offsets[place], boxes.offsets[place + 1]
+    width, height = size
+    values, shares = boxes.values[first:last].tolist(), boxes.shares[first:last].tolist()
+    parts = [
+        f'{{"_id":{{"$oid":"{prefix}{order:06x}"}},"_cls":"Detection","tags":[],"label":"{size_class(share)}",'
+        f'"bounding_box":[{x / width:.9g},{y / height:.9g},{w / width:.9g},{h / height:.9g}],'
+        f'"area":{area},"order":{order},"share":{share:.6g}}}'
+        for order, ((x, y, w, h, area), share) in enumerate(zip(values, shares, strict=True))
+    ]
+    return '{"_cls":"Detections","detections":[' + ",".join(parts) + "]}"
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (a Path costs more than the call)
+    except OSError:
+        return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from msip.errors import LayoutError
-from msip.sources import Corpus, Source, all_sources, load_corpus, load_source
+from msip.sources import Corpus, Source, all_sources, corpus_names, load_corpus, load_source
 
 from .options import Json
 from .output import print_json, print_line, print_table
@@ -34,7 +34,7 @@ def sources(
     )
     others = sorted({source.name for source in all_sources()} - set(chosen.sources))
     if others:
-        print_line(f"Other known sources: {', '.join(others)}.")
+        print_line(f"Other known sources: {', '.join(others)}; corpora (--corpus NAME): {', '.join(corpus_names())}.")
     print_line("\nTerms:")
     for row in listed:
         print_line(f"  {row['source']}: {row['terms']}")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from msip.errors import InspectionError
+from msip.inspection.startup import SERVICE, DatabaseEnded, watched_start
 
 OLDEST_MONGOD = (6, 0)
 """FiftyOne refuses older servers (``fiftyone.constants.MONGODB_MIN_VERSION``)."""
@@ -98,7 +99,7 @@ def connect() -> Any:
     else:
         _check_folder(database)
     logging.getLogger("fiftyone").setLevel(logging.ERROR)
-    with _start_errors(database):
+    with _start_errors(database), watched_start() if database.kind == "own" else contextlib.nullcontext():
         fiftyone = importlib.import_module("fiftyone")
         fiftyone.list_datasets()
     return fiftyone
@@ -180,7 +181,7 @@ def _running() -> Iterator[tuple[int, Path]]:
     user = psutil.Process().username()
     for process in psutil.process_iter(["cmdline", "username"]):
         line = process.info["cmdline"] or []
-        ours = process.info["username"] == user and "--51-service" in line and "--dbpath" in line
+        ours = process.info["username"] == user and SERVICE in line and "--dbpath" in line
         if ours and line.index("--dbpath") + 1 < len(line):
             yield process.pid, Path(line[line.index("--dbpath") + 1])
 
@@ -190,7 +191,7 @@ def _start_errors(database: Database) -> Iterator[None]:
     """FiftyOne's many ways of failing to start, as one sentence."""
     try:
         yield
-    except Exception as error:
+    except (Exception, DatabaseEnded) as error:
         reason = " ".join(str(error).split())
         where = database.folder or database.where
         if "migrate" in reason or "fiftyone v" in reason.lower():
@@ -223,8 +224,9 @@ def _log_error(line: str) -> str | None:
         if entry.get("s") in ("E", "F"):
             attributes = entry.get("attr", {})
             detail = attributes.get("error") or attributes.get("message") or ""
-            detail = detail.get("msg", "") if isinstance(detail, dict) else str(detail)
-            return f"mongod {database_words(detail)}" if detail else f"mongod: {entry['msg']}"
+            detail = detail.get("errmsg") or detail.get("msg", "") if isinstance(detail, dict) else str(detail)
+            text = database_words(detail or entry["msg"])
+            return None if "fassert" in text or entry["msg"] == "Fatal assertion" else f"mongod {text}"
     return None
 
 

@@ -219,6 +219,17 @@ def test_data_that_mongod_refuses(tmp_path):
         raise RuntimeError("DatabaseService failed to bind to port")
 
 
+def test_broken_data_is_refused_in_mongods_words(tiny, tmp_path):
+    """The reason comes from mongod's log, and mongod's own output stays out of the one sentence."""
+    mongod_file()
+    if list(database._running()):
+        missing("a machine on which FiftyOne is not running already")
+    (tmp_path / "storage.bson").write_text("junk")
+    own = {"FIFTYONE_DATABASE_URI": None, "FIFTYONE_DATABASE_NAME": None, "FIFTYONE_DATABASE_DIR": str(tmp_path)}
+    text = sentence("inspect", tiny, "--no-launch", **own)
+    assert "does not start (mongod says: " in text and "BSON" in text and "FIFTYONE_DATABASE_DIR" in text
+
+
 def test_wrong_versions_of_servers(tiny, tmp_path):
     port = free_port()
     process = start_mongod(tmp_path, port)

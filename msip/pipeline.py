@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +39,10 @@ from msip.process import (
     peak_batch,
     process_batch,
 )
-from msip.proposals import add_rois, write_roi_txt
-from msip.report import BuildReport, SourceReport, likely_causes
+from msip.proposals import add_rois, recorded_proposals, write_roi_txt
+from msip.report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.sources import Corpus, Source, load_corpus, load_source
 
-BUILD_NAME = "build.json"
 _BATCH = 64
 
 Progress = Callable[[str, int, int], None]
@@ -126,8 +124,14 @@ def build(
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
         if with_rois:
-            manifest = add_rois(manifest, engine=runner, progress=lambda done: progress("RoIs", done, len(manifest)))
-            report.rois = _count_rois(manifest)
+            proposals = recorded_proposals(out)  # what `msip rois --proposals` chose stays
+            manifest = add_rois(
+                manifest,
+                engine=runner,
+                proposals=proposals,
+                progress=lambda done: progress("RoIs", done, len(manifest)),
+            )
+            report.rois, report.proposals = _count_rois(manifest), proposals
         if roi_txt:
             write_roi_txt(manifest)
         _write(out, manifest, plans, report, _accepted(raw))
@@ -406,6 +410,7 @@ def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport
             "corpus": report.corpus or record.get("corpus"),
             "images": len(manifest),
             "rois": report.rois,
+            "proposals": report.proposals,
             "sources": kept | built,
             "versions": versions(),
         },
@@ -418,17 +423,6 @@ def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport
 
 def _recipe_record(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe) | {"version": RECIPE_VERSION, "sha256": recipe.digest()}
-
-
-def read_build(out: Path) -> dict[str, Any] | None:
-    """``OUT/build.json``, or ``None`` where there is none."""
-    path = out / BUILD_NAME
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ManifestError(f"{path} is not JSON ({error}); remove it and run `msip build` again.") from error
 
 
 def versions() -> dict[str, str]:

@@ -1,27 +1,54 @@
-"""RoIs of every image of a manifest: parallel, resumable, a function of the stored bytes alone."""
+"""RoIs of every image of a manifest: parallel, resumable, a function of the stored bytes and the proposals' name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip import rois
 from msip.engine import Engine
 from msip.errors import ManifestError
-from msip.files import write_bytes
+from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
+from msip.report import BUILD_NAME, read_build
 
 _BATCH = 16
-_METHOD = "exact-v1"  # part of the ledger's folder: another method or version starts anew
 
 _ENTRY = pa.schema([pa.field("sha256", pa.string()), pa.field("rois", SCHEMA.field("rois").type)])
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """One way to find RoIs.
+
+    Attributes:
+        find: (image, *, filtered) to int32 (n, 5) x, y, width, height, area, as ``msip.rois.selective_search``.
+        version: part of the ledger's folder: when the boxes change, it does.
+        warm_up: compiles or loads the machine code, before workers start.
+    """
+
+    find: Callable[..., NDArray[np.int32]]
+    version: int
+    warm_up: Callable[[], None]
+
+
+PROPOSALS: dict[str, Proposals] = {
+    "exact": Proposals(rois.selective_search, 1, rois.warm_up),
+    "half": Proposals(rois.half_size_search, 1, rois.warm_up),
+    "extremal": Proposals(rois.extremal_boxes, 1, rois.warm_up_extremal),
+}
+"""By the name that ``msip rois --proposals`` takes; measured beside each other in docs/rois.md."""
+
+DEFAULT_PROPOSALS = "exact"
 
 
 def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
@@ -31,29 +58,65 @@ def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
+def recorded_proposals(out: Path) -> str:
+    """How a build's RoIs were found, the default where nothing is recorded. Raises ``ManifestError``."""
+    name: str = (read_build(out) or {}).get("proposals") or DEFAULT_PROPOSALS
+    if name not in PROPOSALS:
+        raise ManifestError(
+            f"{out / BUILD_NAME} says that its RoIs are {name!r} proposals, which this version does not know; "
+            f"run `msip rois {out} --proposals {DEFAULT_PROPOSALS}`."
+        )
+    return name
+
+
+def replace_rois(
+    out: str | Path,
+    *,
+    engine: Engine,
+    proposals: str = DEFAULT_PROPOSALS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """Give a build the RoIs of ``proposals`` and record them in ``build.json``; arguments as for ``add_rois``.
+
+    ``progress`` gets the number of all images too. Returns the manifest that was written.
+    """
+    manifest = Manifest.read(out)
+    manifest = add_rois(
+        manifest, engine=engine, proposals=proposals, progress=lambda done: progress(done, len(manifest))
+    )
+    manifest.write()
+    if (record := read_build(manifest.root)) is not None:
+        count = int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
+        write_json(manifest.root / BUILD_NAME, record | {"proposals": proposals, "rois": count})
+    return manifest
+
+
 def add_rois(
     manifest: Manifest,
     *,
     engine: Engine,
+    proposals: str = DEFAULT_PROPOSALS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Manifest:
-    """Give every row its RoIs (selective search, see ``msip.rois``).
+    """Give every row its RoIs.
 
     Finished images are kept in ``OUT/.msip/rois``, found again by the hash of their bytes; a killed run continues.
 
     Args:
         manifest: its ``root`` holds the images.
         engine: runs the tasks.
+        proposals: a name in ``PROPOSALS``.
         progress: called with the number of images finished since the last call.
 
     Raises:
         ManifestError: a stored image is gone or unreadable.
     """
-    ledger = Ledger(manifest.root / ".msip" / "rois" / _METHOD, _ENTRY, "sha256")
-    tasks = list(_tasks(manifest, ledger.index(ledger.read())))
-    progress(len(manifest) - sum(len(task[1]) for task in tasks))
+    method = PROPOSALS[proposals]
+    ledger = Ledger(manifest.root / ".msip" / "rois" / f"{proposals}-v{method.version}", _ENTRY, "sha256")
+    tasks = list(_tasks(manifest, ledger.index(ledger.read()), proposals))
+    progress(len(manifest) - sum(len(task.images) for task in tasks))
     if tasks:
-        rois.warm_up()  # compile once here, so that the workers load the cached code
+        method.warm_up()  # compile once here, so that the workers load the cached code
     for entries in engine.run(_roi_batch, tasks):
         ledger.append(entries)
         progress(len(entries))
@@ -66,31 +129,35 @@ def add_rois(
     return Manifest(table.cast(SCHEMA), manifest.root)
 
 
-def _tasks(manifest: Manifest, done: dict[str, int]) -> Iterator[tuple[Path, list[tuple[str, str, int]]]]:
-    """Batches of (sha256, path, channels) of the images that are not done, each content once."""
+@dataclass(frozen=True)
+class _Task:
+    """Images of one folder, (sha256, path, channels), and whose proposals they get."""
+
+    root: Path
+    proposals: str
+    images: list[tuple[str, str, int]]
+
+
+def _tasks(manifest: Manifest, done: dict[str, int], proposals: str) -> Iterator[_Task]:
+    """The images that are not done, each content once."""
     columns = (manifest.table.column(name).to_pylist() for name in ("sha256", "path", "channels"))
-    queued = set(done)
-    batch: list[tuple[str, str, int]] = []
-    for sha, path, channels in zip(*columns, strict=True):
-        if sha in queued:
-            continue
-        queued.add(sha)
-        batch.append((sha, path, channels))
-        if len(batch) == _BATCH:
-            yield manifest.root, batch
-            batch = []
-    if batch:
-        yield manifest.root, batch
+    images: dict[str, tuple[str, str, int]] = {}
+    for image in zip(*columns, strict=True):
+        if image[0] not in done:
+            images.setdefault(image[0], image)
+    waiting = list(images.values())
+    for start in range(0, len(waiting), _BATCH):
+        yield _Task(manifest.root, proposals, waiting[start : start + _BATCH])
 
 
-def _roi_batch(task: tuple[Path, list[tuple[str, str, int]]]) -> list[dict[str, Any]]:
-    root, images = task
+def _roi_batch(task: _Task) -> list[dict[str, Any]]:
+    find = PROPOSALS[task.proposals].find
     entries = []
-    for sha, path, channels in images:
-        image = read_image(root / path, channels)
+    for sha, path, channels in task.images:
+        image = read_image(task.root / path, channels)
         if image is None:
-            raise ManifestError(f"{root / path} is gone or unreadable; run the build again to restore it.")
-        boxes = rois.selective_search(image)
+            raise ManifestError(f"{task.root / path} is gone or unreadable; run the build again to restore it.")
+        boxes = find(image)
         entries.append({"sha256": sha, "rois": [dict(zip(ROI_FIELDS, box, strict=True)) for box in boxes.tolist()]})
     return entries
 

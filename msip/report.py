@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from msip.errors import ManifestError
+
+BUILD_NAME = "build.json"
 
 
 @dataclass
@@ -76,6 +82,7 @@ class BuildReport:
         corpus: its name, or ``None`` for ``--folder``.
         dry_run: nothing was written.
         rois: RoIs in the manifest, or ``None`` with ``--no-rois``.
+        proposals: the name of how they were found, or ``None`` likewise.
         kept: sources of an earlier build into the same folder that this one left as they were, with their images.
         needed_bytes, free_bytes: of the disk, before the build.
     """
@@ -84,6 +91,7 @@ class BuildReport:
     corpus: str | None
     dry_run: bool = False
     rois: int | None = None
+    proposals: str | None = None
     kept: dict[str, int] = field(default_factory=dict)
     needed_bytes: int = 0
     free_bytes: int = 0
@@ -136,3 +144,14 @@ def likely_causes(report: SourceReport, stride: int, sequences: int | None) -> l
             f"{report.seen} raw frames found{rule}: a newer release, or files of another split lie among them"
         )
     return causes
+
+
+def read_build(out: Path) -> dict[str, Any] | None:
+    """``OUT/build.json``, or ``None`` where there is none."""
+    path = out / BUILD_NAME
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ManifestError(f"{path} is not JSON ({error}); remove it and run `msip build` again.") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from msip.files import TEMPORARY_SUFFIX, sha256_bytes
 from msip.manifest import Manifest
-from msip.pipeline import read_build
+from msip.report import read_build
 
 
 @dataclass

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from msip.rois.search import TieOrder
 
-__all__ = ["regions", "segment", "selective_search", "warm_up"]
+__all__ = [
+    "extremal_boxes",
+    "half_size_search",
+    "regions",
+    "segment",
+    "selective_search",
+    "warm_up",
+    "warm_up_extremal",
+]
 
 
 def selective_search(
@@ -65,6 +73,30 @@ def segment(
     from msip.rois.search import segment_image
 
     return segment_image(image, scale, sigma, min_size, tie_order)
+
+
+def half_size_search(image: np.ndarray, *, filtered: bool = True) -> np.ndarray:
+    """Selective search on the image at half its size, in a quarter of the time: boxes as :func:`selective_search`.
+
+    Not the reference's boxes; coordinates and sides are even, scale and smallest segment fit the smaller image.
+    """
+    from msip.rois.search import half_size_search as search
+
+    return search(image, filtered)
+
+
+def extremal_boxes(image: np.ndarray, *, filtered: bool = True) -> np.ndarray:
+    """Boxes of what stands out warmer, colder or sharper, best first: see :func:`msip.rois.extremal.extremal_boxes`."""
+    from msip.rois.extremal import extremal_boxes as find
+
+    return find(image, filtered=filtered)
+
+
+def warm_up_extremal() -> None:
+    """As :func:`warm_up`, for :func:`extremal_boxes`."""
+    import numpy as np
+
+    extremal_boxes(np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8))
 
 
 def warm_up() -> None:

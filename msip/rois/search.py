@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from msip.errors import ImageError
@@ -24,6 +25,10 @@ TieOrder = Literal["index", "numpy"]
 MIN_AREA = 600  # pixels of the region, not of its box
 MIN_SIDE = 40
 MAX_ASPECT = 3.0
+
+# Half the size: a quarter of the pixels, edges twice as steep.
+_HALF_SCALE = 300
+_HALF_MIN_SIZE = 7
 
 _VALUE_BINS = value_bins()
 
@@ -52,6 +57,16 @@ def all_regions(image: np.ndarray, scale: float, sigma: float, min_size: int, ti
     rows[:, 2:4] = boxes[:total, 2:] - boxes[:total, :2]  # no + 1, as in the reference
     rows[:, 4] = sizes[:total]
     return rows
+
+
+def half_size_search(image: np.ndarray, filtered: bool) -> np.ndarray:
+    """See :func:`msip.rois.half_size_search`."""
+    pixels = _channels(image)
+    size = max(1, pixels.shape[1] // 2), max(1, pixels.shape[0] // 2)
+    half = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    rows = 2 * all_regions(half, _HALF_SCALE, 0.9, _HALF_MIN_SIZE, "index")
+    rows[:, 4] *= 2
+    return first_of_each_box(choose(rows) if filtered else rows)
 
 
 def choose(rows: np.ndarray) -> np.ndarray:

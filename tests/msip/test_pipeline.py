@@ -16,7 +16,7 @@ import pytest
 from msip import Manifest, build
 from msip.errors import LayoutError, OutputError, SourceError, StemCollisionError
 from msip.frames import natural_key, stem_of
-from msip.pipeline import read_build
+from msip.report import read_build
 from msip.verify import verify
 
 REAL_COUNTS = {

@@ -22,8 +22,8 @@ def count(number: int | str) -> str:
 
 
 def row(source: Source, corpus: Corpus) -> str:
-    layout = f"[{source.title}]({source.homepage})"
-    cells = [f"`{source.name}`", layout, count(corpus.sources[source.name]), source.access_class, source.size_text]
+    access = source.access_class if source.size_text == "unknown" else f"{source.access_class}, {source.size_text}"
+    cells = [f"[`{source.name}`]({source.homepage})", count(corpus.sources[source.name]), access]
     cells += [source.licence.name, source.licence.commercial, source.provenance.status]
     return "| " + " | ".join(cells) + " |"
 

@@ -18,6 +18,7 @@ from .build import build, verify
 from .demo import demo
 from .doctor import doctor
 from .download import download
+from .evaluate import evaluate
 from .inspect import inspect
 from .models import export_model, scale_maps
 from .pretrain import pretrain
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (sources, download, build, verify, rois, shard, inspect, pretrain, demo, doctor):
+for command in (sources, download, build, verify, rois, shard, inspect, pretrain, evaluate, demo, doctor):
     app.command()(command)
 app.command("export-crops")(export_crops)
 app.command("export-model")(export_model)

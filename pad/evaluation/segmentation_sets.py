@@ -67,7 +67,7 @@ def _soda(root: Path) -> MaskedListing | None:
         for folder in (home / "JPEGImages", masks)
     )
     notes = [f"masks of {masks.name}; train_infrared.txt and test_infrared.txt"]
-    dropped = len(images_in(home / "JPEGImages")) - len(images)
+    dropped = sum(any(text in path.name for text in _COPIES) for path in (home / "JPEGImages").iterdir())
     if dropped:
         notes.append(f"{dropped} copies, '(' or '~' in their names, left out")
     train, test = (

@@ -1,0 +1,80 @@
+"""``msip evaluate``: does a contestant help on a task, with its spread over seeds."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+from .output import print_json, print_line, print_table
+
+
+class TaskName(str, Enum):
+    """What is learnt."""
+
+    segmentation = "segmentation"
+    detection = "detection"
+    probe = "probe"
+
+
+class ModeName(str, Enum):
+    """What trains beside the head."""
+
+    full = "full"
+    adapter = "adapter"
+    frozen = "frozen"
+    lora = "lora"
+
+
+def evaluate(
+    weights: Annotated[
+        str, typer.Argument(metavar="RUN|WEIGHTS|timm:NAME", help="What is evaluated; random:NAME is no pre-training.")
+    ],
+    task: Annotated[TaskName, typer.Option(help="Segmentation, detection, or a probe of frozen features.")],
+    data: Annotated[Path, typer.Option(help="Folder of the set; its layout is recognised.")],
+    mode: Annotated[
+        ModeName | None,
+        typer.Option(
+            help="What trains beside the head: all, adapters, nothing, or LoRA.", show_default="full; probe: frozen"
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0, 1, ...")] = 3,
+    label_fraction: Annotated[float, typer.Option(help="Share of the training images, drawn by each seed.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not computed again.")] = Path(
+        "evaluation"
+    ),
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the input.", show_default="512, detection 1024, probe 224")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps.", show_default="100 epochs, detection 12")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images of one step.", show_default="8, detection 2")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="1e-4")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate weights on a labelled set: mean and standard deviation over seeds, predictions drawn."""
+    from pad.evaluation.cells import Contestant, Task
+    from pad.evaluation.evaluate import evaluate as run
+
+    chosen = mode.value if mode else ("frozen" if task is TaskName.probe else "full")
+    done = run(
+        Contestant(chosen, weights, chosen),
+        Task(data.name, task.value, data, image_size, steps, batch_size, lr, label_fraction),
+        range(seeds),
+        out,
+        device=device,
+    )
+    if as_json:
+        print_json(done)
+        return
+    for note in done["notes"]:
+        print_line(f"{data.name}: {note}")
+    print_table(["metric", "mean", "std", *(f"seed {seed}" for seed in range(seeds))], done["table"])
+    print_line(f"results in {done['folder']}")

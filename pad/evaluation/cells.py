@@ -1,0 +1,232 @@
+"""A cell: one contestant, one task, one seed. Each is one JSON file, written whole, and never computed twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+from msip.errors import EvaluationError
+from msip.files import sha256_file, write_bytes
+from pad.evaluation.data import DetectionData, ProbeData, SegmentationData, share
+from pad.evaluation.detection import run_detection
+from pad.evaluation.detection_sets import read_detection
+from pad.evaluation.drawing import draw_detections, draw_masks
+from pad.evaluation.encoder import Mode
+from pad.evaluation.evidence import Evidence, evidence_from_json
+from pad.evaluation.probe import probe_images, probe_patches
+from pad.evaluation.probe_sets import read_probe
+from pad.evaluation.segmentation import run_segmentation
+from pad.evaluation.segmentation_sets import read_segmentation
+from pad.evaluation.training import DETECTION, SEGMENTATION, Recipe
+from pad.monitor import memory_bytes
+from pad.pretrain import device_name, versions
+
+VERSION = 1
+"""Raised when the same cell would get other scores."""
+TaskKind = Literal["segmentation", "detection", "probe"]
+PROBE_SIZE = 224
+Data: TypeAlias = "SegmentationData | DetectionData | ProbeData"
+WEIGHT_FILES = ("adapter.safetensors", "encoder.safetensors")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """``weights``: what ``load_encoder`` reads, or ``random:NAME``; ``mode``: what trains beside the head."""
+
+    name: str
+    weights: str
+    mode: Mode = "full"
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and how it is trained on; what is None is the recipe's."""
+
+    name: str
+    kind: TaskKind
+    data: Path
+    image_size: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    label_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TaskKind):
+            raise EvaluationError(f"the task is {self.kind!r}; choose one of {', '.join(get_args(TaskKind))}.")
+
+    def recipe(self, contestant: Contestant) -> Recipe:
+        """How a contestant is trained on it."""
+        base = DETECTION if self.kind == "detection" else SEGMENTATION
+        if self.kind == "probe":
+            base = replace(base, image_size=PROBE_SIZE)
+        given = {name: getattr(self, name) for name in ("image_size", "steps", "batch_size", "lr")}
+        given["lr"] = contestant.lr or self.lr
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+    def read(self) -> Data:
+        """Its images, decoded. A probe reads classes where there are some, else masks. Raises ``EvaluationError``."""
+        if self.kind == "segmentation":
+            return read_segmentation(self.data)
+        if self.kind == "detection":
+            return read_detection(self.data)
+        masked = any((self.data / place).is_dir() for place in ("masks", "train/masks", "labels"))
+        return read_segmentation(self.data) if masked else read_probe(self.data)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one cell found.
+
+    Attributes:
+        key: what it was computed from; a cell of another key is another cell.
+        evidence: by probe (``knn``, ``linear``), or under the empty name.
+        cost: parameters trained, seconds, peak memory in bytes.
+    """
+
+    key: dict[str, Any]
+    evidence: dict[str, Evidence]
+    cost: dict[str, Any]
+
+    def scores(self, weights: Any = None) -> dict[str, float]:
+        """Every metric, in percent, for each test image once or as often as ``weights`` says."""
+        return {
+            f"{name} {metric}".strip(): value
+            for name, evidence in self.evidence.items()
+            for metric, value in evidence.scores(weights).items()
+        }
+
+    @property
+    def images(self) -> int:
+        """Test images."""
+        return int(self.key["test_images"])
+
+
+def cell_key(contestant: Contestant, task: Task, data: Data, seed: int) -> dict[str, Any]:
+    """What decides a cell's scores, as JSON values."""
+    weights = {"weights": contestant.weights, "weights_sha256": weights_digest(contestant.weights)}
+    recipe = asdict(task.recipe(contestant))
+    counts = {"train_images": len(data.train), "test_images": len(data.test), "classes": list(data.classes)}
+    return {
+        "version": VERSION,
+        "task": task.kind,
+        "layout": data.layout,
+        "label_fraction": task.label_fraction,
+        "mode": contestant.mode,
+        "seed": seed,
+        "recipe": recipe,
+        **weights,
+        **counts,
+    }
+
+
+def weights_digest(weights: str) -> str | None:
+    """Of the files that hold them, None for weights that are no files."""
+    path = Path(weights)
+    if path.is_file():
+        return sha256_file(path)
+    found = [sha256_file(path / name) for name in WEIGHT_FILES if (path / name).is_file()]
+    return "+".join(found) or None
+
+
+def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
+    """The finished cell at ``path``, None where there is none. Raises ``EvaluationError`` if it is of another key."""
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        before, evidence = stored["key"], {n: evidence_from_json(e) for n, e in stored["evidence"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path} is no result of an evaluation ({error}); move it away.") from error
+    odd = [name for name in key if before.get(name) != key[name] and name != "weights"]
+    if odd:
+        raise EvaluationError(
+            f"{path} was computed with another {odd[0]} ({_short(before.get(odd[0]))}, now {_short(key[odd[0]])}); "
+            "give another --out, or move it away to compute it anew."
+        )
+    return Cell(before, evidence, stored["cost"])
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """One line a part, so that scores can be read and evidence skipped."""
+    parts = {
+        "key": cell.key,
+        "scores": cell.scores(),
+        "details": {name: evidence.details() for name, evidence in cell.evidence.items()},
+        "cost": cell.cost,
+        "versions": versions(),
+        "evidence": {name: evidence.to_json() for name, evidence in cell.evidence.items()},
+    }
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in parts.items())
+    write_bytes(path, ("{\n" + lines + "\n}\n").encode())
+
+
+def run_cell(
+    contestant: Contestant,
+    task: Task,
+    data: Data,
+    seed: int,
+    path: Path,
+    *,
+    device: torch.device,
+    threads: int = 2,
+    say: Callable[[str], None] = lambda text: None,
+) -> Cell:
+    """The cell at ``path``: read if it is there, else computed, written and, for the first seed, drawn."""
+    key = cell_key(contestant, task, data, seed)
+    before = read_cell(path, key)
+    if before is not None:
+        return before
+    label = f"{contestant.name}, {task.name}, seed {seed}"
+    begin = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    evidence, cost, drawn = _compute(contestant, task, data, seed, device, threads, label)
+    where = {"peak_memory_bytes": memory_bytes(device), "device": device_name(device)}
+    cell = Cell(key, evidence, {**cost, "seconds": round(time.perf_counter() - begin, 2), **where})
+    if drawn is not None and seed == 0:
+        write_bytes(path.with_suffix(".jpg"), drawn)
+    write_cell(path, cell)
+    say(f"{label}: " + ", ".join(f"{name} {value:.2f}" for name, value in cell.scores().items()))
+    return cell
+
+
+Computed = tuple[dict[str, Evidence], dict[str, Any], bytes | None]
+
+
+def _compute(
+    contestant: Contestant, task: Task, data: Data, seed: int, device: torch.device, threads: int, label: str
+) -> Computed:
+    recipe = task.recipe(contestant)
+    train: Any = share(data.train, task.label_fraction, seed)
+    common: dict[str, Any] = {"seed": seed, "device": device}
+    if task.kind == "probe":
+        if contestant.mode != "frozen":
+            raise EvaluationError(f"a probe takes frozen features; the mode is {contestant.mode}, give --mode frozen.")
+        probe: Any = probe_images if data.test and hasattr(data.test[0], "label") else probe_patches
+        found, spent = probe(data, train, contestant.weights, image_size=recipe.image_size, **common)
+        return found, asdict(spent), None
+    arguments = (data, train, contestant.weights, contestant.mode, recipe)
+    run: Any = run_segmentation if task.kind == "segmentation" else run_detection
+    evidence, cost, predictions = run(*arguments, **common, threads=threads, label=label)
+    draw: Any = draw_masks if task.kind == "segmentation" else draw_detections
+    picture = draw(data.test, predictions, data.classes)
+    return {"": evidence}, asdict(cost), picture
+
+
+def mean_and_std(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and the standard deviation of the sample, None of a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

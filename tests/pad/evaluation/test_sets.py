@@ -1,0 +1,264 @@
+"""Each reader on real samples, or on samples rebuilt in its published layout with its quirks."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from msip.errors import EvaluationError
+from pad.evaluation.data import IGNORED, share
+from pad.evaluation.detection_sets import read_detection
+from pad.evaluation.probe_sets import read_probe
+from pad.evaluation.segmentation_sets import MFNET, SCUT_SEG, SODA, read_segmentation
+
+HEIGHT, WIDTH = 24, 32
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def picture(value=90):
+    return np.full((HEIGHT, WIDTH), value, np.uint8)
+
+
+def lines(path, *text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(text) + "\n")
+
+
+def pair(root, name, label=1, images="images", masks="masks"):
+    write(root / images / f"{name}.png", picture())
+    write(root / masks / f"{name}.png", picture(label))
+
+
+def soda(root):
+    home = root / "InfraredSemanticLabel"
+    for name in ("0001", "0001 (1)", "~temp_0002", "0002", "0003"):
+        write(home / "JPEGImages" / f"{name}.jpg", picture())
+        write(home / "SegmentationClassPNG" / f"{name}.png", picture(20))
+    lines(home / "train_infrared.txt", "0001 day", "0001 (1) day", "0002 night")
+    lines(home / "test_infrared.txt", "0003 day")
+    return root
+
+
+def test_soda_leaves_copies_out(tmp_path):
+    data = read_segmentation(soda(tmp_path))
+    assert (data.layout, data.classes, len(data.classes)) == ("SODA", SODA, 21)
+    assert [item.name for item in data.train] == ["0001", "0002"] and [item.name for item in data.test] == ["0003"]
+    assert any("2 copies" in note for note in data.notes)
+
+
+def test_mfnet_takes_the_fourth_channel_and_no_mirrored_copies(tmp_path):
+    home = tmp_path / "ir_seg_dataset"
+    for name in ("00001D", "00001D_flip", "00002N", "00003D"):
+        rgba = np.dstack([picture(10), picture(20), picture(30), picture(200)])
+        write(home / "images" / f"{name}.png", rgba)
+        write(home / "labels" / f"{name}.png", picture(8))
+    lines(home / "train.txt", "00001D", "00001D_flip", "00002N")
+    lines(home / "val.txt", "00002N")
+    lines(home / "test.txt", "00003D")
+    data = read_segmentation(tmp_path)
+    assert (data.layout, data.classes) == ("MFNet", MFNET)
+    assert [item.name for item in data.train] == ["00001D", "00002N"]
+    assert (data.train[0].image == 200).all()
+    assert any("1 mirrored copies" in note for note in data.notes) and any("test.txt" in note for note in data.notes)
+    write(home / "images" / "00003D.png", picture())
+    with pytest.raises(EvaluationError, match="has 1 channels, MFNet's have 4"):
+        read_segmentation(tmp_path)
+
+
+def test_mfnet_as_pad_keeps_it(tmp_path):
+    for name in ("00001D", "00002N"):
+        pair(tmp_path, name, images="thermal_imgs", masks="labels")
+    lines(tmp_path / "train.txt", "00001D")
+    lines(tmp_path / "test.txt", "00002N")
+    assert (read_segmentation(tmp_path).train[0].image == 90).all()
+
+
+def test_scut_seg_and_msrs(tmp_path):
+    scut = tmp_path / "scut"
+    for name in ("a", "b"):
+        write(scut / "images" / f"{name}.jpg", picture())
+        write(scut / "gt_instance" / f"{name}_labelIds.png", picture(9))
+        write(scut / "gt_instance" / f"{name}_instanceIds.png", picture(200))
+    lines(scut / "scut_train.txt", "a.jpg")
+    lines(scut / "scut_val.txt", "b.jpg")
+    data = read_segmentation(scut)
+    assert data.classes == SCUT_SEG and (data.test[0].mask == 9).all()
+    assert any("MSIP" in note for note in data.notes)
+    msrs = tmp_path / "msrs"
+    for split in ("train", "test"):
+        pair(msrs / split, "00001D", images="ir", masks="Segmentation_labels")
+        write(msrs / split / "vi" / "00001D.png", picture(1))
+    data = read_segmentation(msrs)
+    assert (data.layout, len(data.train), data.train[0].image[0, 0]) == ("MSRS", 1, 90)
+
+
+@pytest.mark.realdata
+def test_plain_folders_of_real_images(realdata):
+    data = read_segmentation(realdata / "downstream/seg_buffalo")
+    assert (len(data.train), len(data.test), data.classes) == (136, 44, ("background", "foreground"))
+    assert set(np.unique(data.train[0].mask)) == {0, 1}
+    data = read_segmentation(realdata / "downstream/seg_sirst")
+    assert len(data.train) + len(data.test) == 150 and not {i.name for i in data.train} & {i.name for i in data.test}
+
+
+def plain(root):
+    for name in "abc":
+        pair(root / "train", name)
+        pair(root / "test", f"{name}{name}")
+    return root
+
+
+def test_a_missing_mask_a_wrong_class_and_a_wrong_size_are_one_sentence(tmp_path):
+    root = plain(tmp_path)
+    assert read_segmentation(root).classes == ("background", "class 1")
+    (root / "train/masks/b.png").unlink()
+    with pytest.raises(EvaluationError, match=r"1 of 3 images have no mask file, e\.g\. b"):
+        read_segmentation(root)
+    write(root / "train/masks/b.png", picture(4))
+    lines(root / "classes.txt", "background", "udder")
+    with pytest.raises(EvaluationError, match=r"the mask of b holds class 4, but .* has 2 classes, 0 to 1"):
+        read_segmentation(root)
+    write(root / "train/masks/b.png", picture()[:-1])
+    with pytest.raises(EvaluationError, match="is 32 x 23 px, its image 32 x 24"):
+        read_segmentation(root)
+    write(root / "train/masks/b.png", np.dstack([picture(1), picture(2), picture(3)]))
+    with pytest.raises(EvaluationError, match="holds colours, expected class numbers"):
+        read_segmentation(root)
+
+
+def test_ignored_pixels_are_no_class(tmp_path):
+    root = plain(tmp_path)
+    mask = picture(2)
+    mask[:4] = IGNORED
+    write(root / "train/masks/a.png", mask)
+    assert read_segmentation(root).classes == ("background", "class 1", "class 2")
+
+
+def coco(root, split, *, ids, folder, key="file_name", boxes_key="annotations", boxes=None, categories=None, date=None):
+    names = [f"{split}{n}.jpg" for n in ids]
+    for name in names:
+        write(root / folder / name, picture())
+    images = [{"id": n, key: name, "width": WIDTH, "height": HEIGHT} for n, name in zip(ids, names, strict=True)]
+    for image, day in zip(images, date or [], strict=False):
+        image["date_captured"] = day
+    boxes = [{"id": 1, "image_id": ids[0], "category_id": 1, "bbox": [2, 3, 10, 8]}] if boxes is None else boxes
+    categories = categories or [{"id": 1, "name": "person"}]
+    return {"images": images, boxes_key: boxes, "categories": categories}
+
+
+def test_flir_keeps_three_categories_and_any_image_ids(tmp_path):
+    categories = [{"id": n, "name": name} for n, name in ((1, "person"), (2, "bicycle"), (3, "car"), (17, "dog"))]
+    for split in ("train", "val"):
+        boxes = [
+            {"id": 1, "image_id": 9, "category_id": 3, "bbox": [2, 3, 10, 8]},
+            {"id": 2, "image_id": 4, "category_id": 17, "bbox": [2, 3, 10, 8]},
+        ]
+        content = coco(tmp_path / split, split, ids=[9, 4], folder="thermal_8_bit", boxes=boxes, categories=categories)
+        for image in content["images"]:
+            image["file_name"] = f"thermal_8_bit/{image['file_name']}"
+        (tmp_path / split / "thermal_annotations.json").write_text(json.dumps(content))
+    data = read_detection(tmp_path)
+    assert (data.layout, data.classes) == ("FLIR ADAS v1", ("person", "bicycle", "car"))
+    assert data.train[0].labels.tolist() == [2] and data.train[0].boxes.tolist() == [[2, 3, 12, 11]]
+    assert len(data.train[1].boxes) == 0  # its only box is a dog's
+    assert any("1 boxes of other categories left out: dog (1)" in note for note in data.notes)
+
+
+@pytest.mark.realdata
+def test_hit_uav_is_split_by_date_and_its_dont_care_boxes_count_for_nothing(realdata, tmp_path):
+    shutil.copytree(realdata / "downstream/det_hituav", tmp_path / "set")
+    data = read_detection(tmp_path / "set")
+    assert (data.layout, data.classes) == ("HIT-UAV", ("Person", "Car", "Bicycle", "OtherVehicle"))
+    days = {
+        image["file_name"]: image["date_captured"]
+        for image in json.loads((tmp_path / "set/annotations_coco.json").read_text())["images"]
+    }
+    assert {days[f"{item.name}.jpg"] for item in data.test} == {"20210120"}
+    assert "20210120" not in {days[f"{item.name}.jpg"] for item in data.train}
+    everything = (*data.train, *data.test)
+    assert sum(int((~item.crowd).sum()) for item in everything) == 2391 - 4
+    assert sum(int(item.crowd.sum()) for item in everything) == 4 * 4
+    shipped = tmp_path / "shipped"
+    shutil.copytree(realdata / "downstream/det_hituav/images", shipped / "images")
+    text = (realdata / "downstream/det_hituav/annotations_as_shipped_excerpt.json").read_text()
+    content = json.loads(text)
+    content["images"] = [i for i in content["images"] if (shipped / "images" / i["filename"]).is_file()]
+    ids = {image["id"] for image in content["images"]}
+    content["annotation"] = [a for a in content["annotation"] if a["image_id"] in ids]
+    (shipped / "train.json").write_text(json.dumps(content))
+    if len({image["date_captured"] for image in content["images"]}) > 1:
+        assert read_detection(shipped).layout == "HIT-UAV"
+    else:
+        with pytest.raises(EvaluationError, match="all its images are of"):
+            read_detection(shipped)
+
+
+def test_llvip_reads_voc(tmp_path):
+    corners = "<xmin>3</xmin><ymin>4</ymin><xmax>12</xmax><ymax>11</ymax>"
+    box = f"<object><name>person</name><bndbox>{corners}</bndbox></object>"
+    for split, name, inner in (("train", "010001", box), ("train", "010002", ""), ("test", "190001", box)):
+        write(tmp_path / "infrared" / split / f"{name}.jpg", picture())
+        lines(tmp_path / "Annotations" / f"{name}.xml", f"<annotation>{inner}</annotation>")
+    data = read_detection(tmp_path)
+    assert data.layout == "LLVIP" and data.train[0].boxes.tolist() == [[2, 3, 12, 11]]
+    assert len(data.train[1].boxes) == 0
+    assert any("1 training and 0 test images without boxes are kept" in note for note in data.notes)
+    (tmp_path / "Annotations/010002.xml").unlink()
+    with pytest.raises(EvaluationError, match=r"010002\.jpg has no annotation file"):
+        read_detection(tmp_path)
+
+
+@pytest.mark.realdata
+def test_yolo_of_real_images(realdata):
+    data = read_detection(realdata / "downstream/det_msrs")
+    assert (data.layout, data.classes) == ("YOLO", ("person", "bicycle", "car"))
+    assert len(data.train) + len(data.test) == 150
+    assert any("images without boxes are kept" in note for note in data.notes)
+    item = next(i for i in (*data.train, *data.test) if len(i.boxes))
+    text = (realdata / f"downstream/det_msrs/labels/{item.name}.txt").read_text().split()
+    assert (item.boxes[0, 0] + item.boxes[0, 2]) / 2 / item.image.shape[1] == pytest.approx(float(text[1]), abs=1e-4)
+
+
+def test_coco_files_that_cannot_be_used_are_one_sentence(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco(tmp_path, split, ids=[7, 3], folder="images")))
+    assert read_detection(tmp_path).layout == "COCO"
+    whole = json.loads((tmp_path / "train.json").read_text())
+
+    def refused(message, **changed):
+        (tmp_path / "train.json").write_text(json.dumps({**whole, **changed}))
+        with pytest.raises(EvaluationError, match=message):
+            read_detection(tmp_path)
+
+    refused("has 2 images and not one box", annotations=[])
+    refused("image id 7 is given twice", images=[whole["images"][0]] * 2)
+    refused("names the image id 99", annotations=[{**whole["annotations"][0], "image_id": 99}])
+    refused("has the category 5, which is not listed", annotations=[{**whole["annotations"][0], "category_id": 5}])
+    refused("which is in none of its folders", images=[{**whole["images"][0], "file_name": "no.jpg"}])
+
+
+def test_labels_csv_of_real_images_and_shares(realdata):
+    data = read_probe(realdata / "downstream/cls_solar")
+    assert len(data.classes) == 12 and len(data.train) + len(data.test) == 1716
+    tenth, half = share(data.train, 0.1, 1), share(data.train, 0.5, 1)
+    assert {i.name for i in tenth} <= {i.name for i in half}
+    assert len({i.label for i in share(data.train, 0.001, 0)}) == 12
+    assert [i.name for i in share(data.train, 0.1, 1)] == [i.name for i in tenth]
+    assert [i.name for i in share(data.train, 0.1, 2)] != [i.name for i in tenth]
+
+
+def test_folders_of_classes(tmp_path):
+    for split in ("train", "val"):
+        for name in ("cold", "hot"):
+            write(tmp_path / split / name / f"{split}{name}.png", picture())
+    data = read_probe(tmp_path)
+    assert data.classes == ("cold", "hot") and [i.label for i in data.test] == [0, 1]
+    shutil.rmtree(tmp_path / "train" / "hot")
+    with pytest.raises(EvaluationError, match="'hot' has no training image"):
+        read_probe(tmp_path)

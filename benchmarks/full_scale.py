@@ -112,7 +112,7 @@ def build_killed(command: list[str], out: Path, images: int, kills: int) -> dict
         while stored_images(out) < images * kill / (kills + 1):
             if run.process.poll() is not None:
                 raise SystemExit("the build ended before it was killed: take a larger --scale or fewer --kills")
-            time.sleep(0.2)
+            time.sleep(min(5.0, max(0.2, images / 50_000)))  # counting files takes time from the build
         run.kill()
     return Watched(command).finish()
 
@@ -198,41 +198,41 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything at one scale."""
     raw, out = folder / "raw", folder / "out"
     begin = time.perf_counter()
+    result: dict[str, Any] = {"scale": arguments.scale, "workers": arguments.workers}
+
+    def say(what: str) -> None:
+        """Figures are kept as they come: at full scale the whole takes hours."""
+        sys.stderr.write(f"{(time.perf_counter() - begin) / 60:6.1f} min: {what}\n")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=2))
+
     tree = Tree(raw, arguments.scale)
     described = tree.write()
     corpus: str | Path = "msip" if arguments.scale == 1 else described
-    result: dict[str, Any] = {
-        "layout_s": time.perf_counter() - begin,
-        "infrared": tree.infrared,
-        "visible": tree.visible,
-    }
-    _say("laid out", begin)
+    result |= {"layout_s": time.perf_counter() - begin, "infrared": tree.infrared, "visible": tree.visible}
+    say("laid out")
     command = build_command(raw, out, corpus, arguments.workers)
     build = Watched(command).finish()
-    _say("built", begin)
-    manifest = Manifest.read(out)
     result["build"] = build
+    say("built")
+    manifest = Manifest.read(out)
     result["images"], result["expected"] = len(manifest), sum(tree.counts.values())
     result["counts_exact"] = manifest.counts() == tree.counts
     result["visible_taken"] = sum("visible" in path for path in manifest.table.column("source_path").to_pylist())
     result["verify_rc"] = subprocess.run(msip("verify", out), stdout=subprocess.DEVNULL, check=False).returncode
     result["again"] = Watched(command).finish()
-    _say("verified and built again", begin)
+    say("verified and built again")
     undisturbed = sha256_bytes((out / "manifest.parquet").read_bytes())
     shutil.rmtree(out)
     paths = selected(raw, corpus)
     result["floor"] = floor(paths, arguments.workers)
-    _say("floor measured", begin)
+    say("floor measured")
     result["steps_ms"] = steps(raw, corpus, folder)
-    _say("steps measured", begin)
+    say("steps measured")
     if arguments.kills:
         result["killed"] = build_killed(command, out, len(manifest), arguments.kills)
         result["same_after_kills"] = sha256_bytes((out / "manifest.parquet").read_bytes()) == undisturbed
     return result
-
-
-def _say(what: str, begin: float) -> None:
-    sys.stderr.write(f"{(time.perf_counter() - begin) / 60:6.1f} min: {what}\n")
 
 
 def show(result: dict[str, Any], arguments: argparse.Namespace) -> bool:

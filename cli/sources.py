@@ -66,8 +66,11 @@ def _row(source: Source, images: int | str, raw: Path | None) -> dict[str, Any]:
 
 def _frames_here(source: Source, raw: Path) -> int:
     from msip.frames import list_frames
+    from msip.trees import raw_tree, remote_errors
 
+    tree = raw_tree(raw)
     try:
-        return list_frames(source, raw).seen
+        with remote_errors(raw):
+            return list_frames(source, tree).seen
     except LayoutError:
         return 0

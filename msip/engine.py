@@ -39,6 +39,8 @@ class LocalEngine:
     A context manager: the processes end with it.
     """
 
+    one_machine = True
+
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
@@ -96,6 +98,8 @@ class RayEngine:
     Raises:
         MsipError: Ray is not installed, or the cluster cannot be reached.
     """
+
+    one_machine = False
 
     def __init__(self, workers: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked

@@ -128,7 +128,7 @@ def free_bytes(path: Path) -> int:
 
 
 def local_path(place: str | Path) -> Path:
-    """``place`` as a path; ``file:`` URLs are taken, all other URLs are an ``OutputError``."""
+    """``place`` as a folder's path; ``file:`` URLs are taken, all other URLs are an ``OutputError``."""
     text = str(place)
     found = re.match(r"([a-z][a-z0-9+.-]+):/", text)  # a Path has one slash less
     if found is None:
@@ -136,8 +136,8 @@ def local_path(place: str | Path) -> Path:
     if found[1] in ("file", "local"):
         return Path("/" + text[found.end() :].lstrip("/"))
     raise OutputError(
-        f"{text} is a URL, and builds read and write folders only; mount it (s3fs-fuse, rclone mount, gcsfuse) and "
-        "give that folder, or build locally and copy the result."
+        f"{text} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
+        "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
 
 

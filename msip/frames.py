@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msip.errors import LayoutError, StemCollisionError
 from msip.sources import Source, has_wildcard
+from msip.trees import files_below, is_remote, read_head, scan
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 """Of corpus sources; anything else in a frame folder is counted as a stray."""
@@ -115,15 +116,14 @@ def number(listing: FrameList) -> None:
 
 def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tuple[str, ...]) -> None:
     names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_file():
-                continue
-            suffix = Path(entry.name).suffix.lower()
-            if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
-                names.append(entry.name)
-            else:
-                listing.strays[suffix or entry.name] += 1
+    for entry in scan(folder):
+        if not entry.is_file:
+            continue
+        suffix = _suffix(entry.name)
+        if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
+            names.append(entry.name)
+        else:
+            listing.strays[suffix or entry.name] += 1
     ordered = _ordered(listing, names, source.layout.order, folder)
     if not ordered:
         return
@@ -235,14 +235,16 @@ def folder_matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name.lower() not in _IGNORED_NAMES]
+    names = [entry.name for entry in scan(folder) if entry.is_folder and entry.name.lower() not in _IGNORED_NAMES]
     return [folder / name for name in sorted(names, key=name_key) if unusable_name(name) is None]
 
 
 def _has_image(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+    return any(_suffix(entry.name) in IMAGE_SUFFIXES for entry in scan(folder))
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
 
 
 def _layout_message(source: Source, raw: Path, existing: list[Path]) -> str:
@@ -261,7 +263,7 @@ def _layout_message(source: Source, raw: Path, existing: list[Path]) -> str:
 
 
 def _contents(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(entry.name for entry in scan(folder))
     shown = ", ".join(printable(name) for name in names[:8]) or "nothing"
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
@@ -300,26 +302,26 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
 
 
 def _files_below(folder: Path, exclude: Path | None) -> Iterator[Path]:
+    if is_remote(folder):
+        yield from (path for path in files_below(folder) if not _ignored(path.relative_to(folder).parts))
+        return
     for current, folders, files in os.walk(folder):
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".")
-            and name.lower() not in _IGNORED_NAMES
-            and (exclude is None or (Path(current) / name).resolve() != exclude)
+            if not _ignored([name]) and (exclude is None or (Path(current) / name).resolve() != exclude)
         ]
         for name in files:
-            if not name.startswith(".") and name.lower() not in _IGNORED_NAMES:
+            if not _ignored([name]):
                 yield Path(current) / name
 
 
+def _ignored(parts: Sequence[str]) -> bool:
+    return any(part.startswith(".") or part.lower() in _IGNORED_NAMES for part in parts)
+
+
 def _looks_like_image(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return False
-    return head.startswith(_SIGNATURES)
+    return read_head(path, 8).startswith(_SIGNATURES)
 
 
 def stem_of(relative: str) -> str:

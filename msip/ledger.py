@@ -38,7 +38,7 @@ class Ledger:
         tables = []
         for path in self._parts():
             try:
-                tables.append(pq.read_table(path, schema=self.schema))
+                tables.append(pq.read_table(path, schema=self.schema, page_checksum_verification=True))
             except (pa.ArrowInvalid, OSError, KeyError):
                 path.unlink(missing_ok=True)
         if not tables:
@@ -84,4 +84,4 @@ class Ledger:
 
     def _write(self, name: str, table: pa.Table, *, sync: bool) -> None:
         with atomic_path(self.folder / name, sync=sync) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

@@ -3,16 +3,14 @@
 Every finished batch is in a ledger on disk (``OUT/.msip``); the manifest is assembled from the ledgers, so it has the
 same bytes whatever the number of workers and however often the build was interrupted.
 
-Images are renamed into place but not flushed one by one: that would be most of the time of a build. What a killed build
-wrote is in the system's cache anyway; after a power cut a stored file of another size than its entry is done again. All
-is flushed once, before the manifest names it.
+Images are renamed into place but not flushed one by one; all is flushed once, before the manifest names it. What that
+means after a power cut is ``msip.durability``'s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msip import radiometry
+from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, write_errors, write_json
@@ -35,13 +34,13 @@ from msip.process import (
     RECIPE_VERSION,
     Batch,
     Recipe,
-    file_stat,
     peak_batch,
     process_batch,
 )
 from msip.proposals import add_rois, recorded_proposals, write_roi_txt
 from msip.report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.sources import Corpus, Source, load_corpus, load_source
+from msip.trees import file_stat, is_remote, raw_tree, remote_errors
 
 _BATCH = 64
 
@@ -90,11 +89,11 @@ def build(
     """Build a corpus from raw trees, or a data set from a folder of one's own frames.
 
     Args:
-        raw: the folder that holds the published trees; ``None`` with ``folder``.
+        raw: the folder (or fsspec URL) that holds the published trees; ``None`` with ``folder``.
         out: the folder to build in; what an earlier build left there is reused where it still holds.
         corpus: a name, or the path of a corpus file.
         sources: build only these of the corpus.
-        folder: anyone's own frames, recursively, instead of a corpus.
+        folder: anyone's own frames (a folder or an fsspec URL), recursively, instead of a corpus.
         workers: processes.
         name: the source name for ``folder``; the folder's own name by default.
         agc, agc_window: how 16-bit frames become 8-bit (see ``msip.radiometry.to_8bit``).
@@ -112,15 +111,22 @@ def build(
         MsipError: one sentence on what was found, what was expected and what to do.
     """
     out = local_path(out)
-    raw, folder = (None if place is None else local_path(place) for place in (raw, folder))
-    plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, agc, agc_window, keep_blank)
-    report = BuildReport([plan.report for plan in plans], corpus_name, dry_run=dry_run)
-    _measure(plans, report, out)
+    raw, folder = (None if place is None else raw_tree(place) for place in (raw, folder))
+    tree = raw if folder is None else folder
+    _refuse_memory(tree, workers, engine)
+    with remote_errors(tree) if tree is not None and is_remote(tree) else contextlib.nullcontext():
+        plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, agc, agc_window, keep_blank)
+        report = BuildReport([plan.report for plan in plans], corpus_name, dry_run=dry_run)
+        _measure(plans, report, out)
     if dry_run:
         return report
     make_output_folder(out)
     with _lock(out), ENGINES[engine](workers) as runner:
         _refuse_full_disk(report, out)
+        if went_down(out):
+            ledgers = (_frames_ledger(plan, out).read() for plan in plans)
+            drop_torn(out, ledgers, lambda done, total: progress("check after a crash", done, total))
+        mark_unflushed(out)
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
         if with_rois:
@@ -138,12 +144,22 @@ def build(
     return report
 
 
+def _refuse_memory(tree: Path | None, workers: int, engine: EngineName) -> None:
+    if (
+        tree is not None
+        and is_remote(tree)
+        and tree.as_uri().startswith("memory:")
+        and (workers > 1 or engine != "local")
+    ):
+        raise SourceError("memory: is the memory of this process alone; build from it with workers=1.")
+
+
 def _plan(
-    raw: str | Path | None,
+    raw: Path | None,
     out: Path,
     corpus: str | Path,
     sources: Sequence[str] | None,
-    folder: str | Path | None,
+    folder: Path | None,
     name: str | None,
     agc: radiometry.AgcMethod,
     agc_window: tuple[int, int] | None,
@@ -152,11 +168,11 @@ def _plan(
     if agc == "window" and agc_window is None:
         raise SourceError("--agc window needs the two counts that become black and white: --agc-window LOW HIGH.")
     if folder is not None:
-        return [_plan_folder(Path(folder), out, name, agc, agc_window, keep_blank)], None
+        return [_plan_folder(folder, out, name, agc, agc_window, keep_blank)], None
     if raw is None:
         raise SourceError("nothing to build from: give --raw RAW for a corpus, or --folder DIR for your own frames.")
     chosen = load_corpus(corpus)
-    return _plan_corpus(chosen, Path(raw), sources, agc, agc_window), chosen.name
+    return _plan_corpus(chosen, raw, sources, agc, agc_window), chosen.name
 
 
 def _plan_folder(
@@ -222,7 +238,7 @@ def _absent_message(absent: list[tuple[str, str]], present: list[str], raw: Path
 
 
 def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
-    """Stat the selected raw files: for the ledgers, and as an estimate of the disk needed."""
+    """Ask the size of the selected raw files: for the ledgers, and as an estimate of the disk needed."""
     for plan in plans:
         plan.stats = [file_stat(plan.listing.root / frame.source_path) for frame in plan.listing.frames]
         source = plan.report
@@ -260,13 +276,13 @@ def _lock(out: Path) -> Iterator[None]:
 def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> pa.Table:
     """Store all frames of one source. Returns its ledger entries in output order, problems among them."""
     _drop_dark(plan, out, engine, progress)
-    ledger = Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
+    ledger = _frames_ledger(plan, out)
     done = _still_valid(plan, out, ledger)
     plan.report.done_before = sum(done)
     total = len(plan.listing.frames)
     progress(plan.name, plan.report.done_before, total)
     todo = [index for index, valid in enumerate(done) if not valid]
-    for entries in engine.run(process_batch, _batches(plan, out, todo)):
+    for entries in engine.run(process_batch, _batches(plan, out, todo, flush=not engine.one_machine)):
         ledger.append(entries)
         progress(plan.name, len(entries), total)
     table = ledger.finish([frame.source_path for frame in plan.listing.frames])
@@ -275,11 +291,15 @@ def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> 
     return table
 
 
-def _batches(plan: Plan, out: Path, indices: Sequence[int]) -> Iterator[Batch]:
+def _frames_ledger(plan: Plan, out: Path) -> Ledger:
+    return Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
+
+
+def _batches(plan: Plan, out: Path, indices: Sequence[int], *, flush: bool = False) -> Iterator[Batch]:
     for start in range(0, len(indices), _BATCH):
         chosen = indices[start : start + _BATCH]
         frames = [plan.listing.frames[index] for index in chosen]
-        yield Batch(plan.listing.root, out, plan.recipe, frames, [plan.stats[index] for index in chosen])
+        yield Batch(plan.listing.root, out, plan.recipe, frames, [plan.stats[index] for index in chosen], flush)
 
 
 def _still_valid(plan: Plan, out: Path, ledger: Ledger) -> list[bool]:
@@ -390,11 +410,11 @@ def _count_rois(manifest: Manifest) -> int:
     return int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
 
 
-def _accepted(raw: str | Path | None) -> dict[str, Any]:
+def _accepted(raw: Path | None) -> dict[str, Any]:
     """Per source, the terms that were accepted when ``msip download`` brought it."""
     from msip.download.terms import accepted_terms
 
-    return accepted_terms(Path(raw)) if raw is not None else {}
+    return accepted_terms(raw) if raw is not None else {}
 
 
 def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport, accepted: dict[str, Any]) -> None:
@@ -415,8 +435,7 @@ def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport
             "versions": versions(),
         },
     )
-    os.sync()
-    manifest.write()
+    flush(out, then=manifest.write)
     for plan in plans:
         _remove_orphans(out, plan.name, manifest)
 

@@ -19,6 +19,7 @@ from msip.errors import BlankFrame, BrokenFrame, FrameError
 from msip.files import sha256_bytes, write_bytes
 from msip.frames import Frame
 from msip.manifest import SCHEMA
+from msip.trees import read_file
 
 RECIPE_VERSION = 1
 """Raised whenever the same frame would become other bytes or another row, so that old work is not reused."""
@@ -75,7 +76,8 @@ class Recipe:
 class Batch:
     """A task for a worker: some frames of one source.
 
-    ``root`` is the folder that their ``source_path`` is relative to; ``stats`` are (bytes, mtime in ns) of the files.
+    ``root`` is the folder that their ``source_path`` is relative to; ``stats`` are the files' ``msip.trees.file_stat``;
+    ``flush``: each image is flushed by the machine that writes it, because nobody else can.
     """
 
     root: Path
@@ -83,6 +85,7 @@ class Batch:
     recipe: Recipe
     frames: Sequence[Frame]
     stats: Sequence[tuple[int, int]]
+    flush: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Stored:
 
 
 def process_batch(batch: Batch) -> list[dict[str, Any]]:
-    """Store the frames of a batch; one ledger entry each. No file is flushed here: see ``msip.pipeline``."""
+    """Store the frames of a batch; one ledger entry each. For when files are flushed see ``msip.durability``."""
     return [
         _process(batch, frame, raw_bytes, mtime_ns)
         for frame, (raw_bytes, mtime_ns) in zip(batch.frames, batch.stats, strict=True)
@@ -121,13 +124,13 @@ def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[
         reason = str(error).removeprefix(f"{frame.source_path}: ")  # the entry itself says which frame
         return entry | {"problem": error.kind, "reason": reason}
     path = f"{batch.recipe.source}/thermal/{frame.stem}{stored.extension}"
-    write_bytes(batch.out / path, stored.data, sync=False)
+    write_bytes(batch.out / path, stored.data, sync=batch.flush)
     return entry | _row(frame, raw, data, stored, batch.recipe) | {"path": path, "stored_bytes": len(stored.data)}
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise BrokenFrame(f"cannot be read: {error.strerror}") from error
 
@@ -261,7 +264,7 @@ def _joined(*steps: str) -> str:
 def peak_grey(path: Path) -> int | None:
     """The largest grey value of a frame, as the reference's dark filter sees it; ``None`` if it cannot be read."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = np.frombuffer(read_file(path), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):
         return None
@@ -289,12 +292,3 @@ def peak_batch(batch: Batch) -> list[dict[str, Any]]:
         }
         for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True)
     ]
-
-
-def file_stat(path: Path) -> tuple[int, int]:
-    """(bytes, mtime in ns) of a raw file; zeros when it vanished, which the worker then reports."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,105 @@
+"""Near-duplicates among images on disk, in a build or not: one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msip.curation.appearance import without_borders
+from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint
+from msip.curation.matching import best_matches
+from msip.errors import FrameError, ManifestError
+from msip.manifest import MANIFEST_NAME, Manifest
+from msip.radiometry.read import read_grey8
+
+SIMILARITY = 0.75
+"""From here on two images count as near-duplicates unless another threshold is given; ``docs/curate.md`` says why."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".fff"})
+
+Images = str | Path | Manifest | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """An image and the most similar other one.
+
+    Attributes:
+        path, other: the two files.
+        similarity: above the threshold, up to 1.
+        variant: what was done to ``path``: ``same``, ``mirrored`` ... (``fingerprint.VARIANTS``).
+    """
+
+    path: Path
+    other: Path
+    similarity: float
+    variant: str
+
+
+def near_duplicates(
+    a: Images, b: Images | None = None, *, min_similarity: float = SIMILARITY, flips: bool = False, threads: int = 2
+) -> list[NearDuplicate]:
+    """For each image of ``a`` the most similar one of ``b`` (or another of ``a``), where one is similar enough.
+
+    Example: ``near_duplicates(test_files, train_files)`` lists the test images that leaked into training.
+
+    Args:
+        a, b: a list of files, a folder (all images under it), a build's folder or manifest.
+        min_similarity: above 0, at most 1.
+        flips: also find mirrored, turned and polarity-inverted copies.
+        threads: that read images and compare.
+
+    Raises:
+        ManifestError: nothing to compare.
+        ValueError: ``min_similarity`` is out of range.
+    """
+    if not 0 < min_similarity <= 1:
+        raise ValueError(f"min_similarity is {min_similarity}, expected a number above 0 and at most 1")
+    paths, prints = read_fingerprints(a, threads)
+    other_paths, others = (paths, None) if b is None else read_fingerprints(b, threads)
+    found = best_matches(prints, others, least=min_similarity, flips=flips, threads=threads)
+    rows = np.flatnonzero(found.partner[:, 2] >= 0)
+    return [
+        NearDuplicate(
+            paths[row],
+            other_paths[found.partner[row, 2]],
+            float(found.similarity[row, 2]),
+            VARIANTS[found.variant[row, 2]],
+        )
+        for row in rows.tolist()
+    ]
+
+
+def read_fingerprints(images: Images, threads: int) -> tuple[list[Path], Fingerprints]:
+    """The files of ``images`` in order, and their fingerprints; unreadable ones are like no other."""
+    paths = image_files(images)
+    with ThreadPoolExecutor(threads) as pool:
+        vectors = list(pool.map(_vector, paths))
+    return paths, Fingerprints.of(vectors)
+
+
+def image_files(images: Images) -> list[Path]:
+    """The image files that ``images`` names. Raises ``ManifestError`` where there are none."""
+    if isinstance(images, Manifest):
+        return [images.root / path for path in images.table.column("path").to_pylist()]
+    if not isinstance(images, (str, Path)):
+        return [Path(path) for path in images]
+    place = Path(images)
+    if (place.is_file() and place.suffix == ".parquet") or (place / MANIFEST_NAME).is_file():
+        return image_files(Manifest.read(place))
+    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ManifestError(f"{place} holds no images and no manifest; give a folder of images or a build.")
+    return found
+
+
+def _vector(path: Path) -> NDArray[np.int8]:
+    try:
+        return fingerprint(without_borders(read_grey8(path)))
+    except (FrameError, OSError):
+        return np.zeros(LENGTH, np.int8)

@@ -1,0 +1,143 @@
+"""Near-duplicates: the scan equals the plain definition, copies are found whatever was done to them, others are not."""
+
+import cv2
+import numpy as np
+import pytest
+
+from msip.curation import near_duplicates
+from msip.curation.fingerprint import VARIANTS, Fingerprints, fingerprint, variant_signs
+from msip.curation.matching import best_matches, leaders
+from msip.errors import ManifestError
+
+
+def scene(seed, shape=(96, 128)):
+    """Smooth blobs and a few small hot things: no two alike."""
+    rng = np.random.default_rng(seed)
+    image = cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), 6)
+    image += 0.5 * cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), 2)
+    return cv2.normalize(image, None, 20, 220, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def similarity(first, second):
+    one, two = (fingerprint(image).astype(float) for image in (first, second))
+    return one @ two / (np.linalg.norm(one) * np.linalg.norm(two))
+
+
+def groups(count, seed=0):
+    """Random fingerprints in groups of six that are alike, and the matrix of all similarities."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 30, (count // 6 + 1, 256))
+    vectors = centres[np.arange(count) // 6] + rng.normal(0, 9, (count, 256))
+    prints = Fingerprints.of(np.clip(vectors, -127, 127).astype(np.int8))
+    values = prints.vectors.astype(np.float64)
+    return prints, values @ values.T / (prints.norms[:, None] * prints.norms[None])
+
+
+def test_best_matches_are_those_of_the_whole_matrix():
+    prints, matrix = groups(700)
+    sources, sequences = (np.arange(700) // 50).astype(np.int32), (np.arange(700) // 4).astype(np.int32)
+    sequences[::7] = -1
+    found = best_matches(prints, least=0.8, sources=sources, sequences=sequences, threads=2)
+    np.fill_diagonal(matrix, -1)
+    together = (sequences[:, None] == sequences) & (sequences >= 0)
+    same_source = sources[:, None] == sources
+    for relation, of_relation in enumerate((together & same_source, ~together & same_source, ~same_source)):
+        values = np.where(of_relation, matrix, -1)
+        assert np.array_equal(found.count[:, relation], (values >= 0.8).sum(axis=1))
+        hit = values.max(axis=1) >= 0.8
+        assert hit.any() and np.array_equal(found.partner[:, relation] >= 0, hit)
+        assert np.array_equal(found.partner[hit, relation], values.argmax(axis=1)[hit])
+        assert np.allclose(found.similarity[hit, relation], values.max(axis=1)[hit], atol=1e-6)
+
+
+def test_two_sets_are_compared_with_each_other_only():
+    prints, matrix = groups(300)
+    first, second = np.arange(0, 300, 2), np.arange(1, 300, 2)
+    found = best_matches(prints.take(first), prints.take(second), least=0.8)
+    assert np.array_equal(found.partner[:, 2], matrix[np.ix_(first, second)].argmax(axis=1))
+    assert (found.partner[:, :2] == -1).all()
+
+
+def test_leaders_are_the_greedy_choice_whatever_the_threads():
+    prints, matrix = groups(5000)  # more than one tile
+    chosen = []
+    for row in range(5000):
+        if not chosen or matrix[row, chosen].max() < 0.8:
+            chosen.append(row)
+    leader, values = leaders(prints, least=0.8, threads=1)
+    assert np.array_equal(np.flatnonzero(leader == np.arange(5000)), chosen)
+    assert (values >= 0.8).all() and np.allclose(values, matrix[np.arange(5000), leader], atol=1e-6)
+    assert np.array_equal(leader, leaders(prints, least=0.8, threads=3)[0])
+
+
+def test_flips_change_signs_exactly():
+    image = scene(1, (256, 320))
+    copies = [image, image[:, ::-1], image[::-1], image[::-1, ::-1]]
+    copies += [255 - copy for copy in copies]
+    for copy, signs in zip(copies, variant_signs(True), strict=True):
+        assert np.abs(fingerprint(np.ascontiguousarray(copy)) - fingerprint(image) * signs).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: cv2.imdecode(cv2.imencode(".jpg", g, [cv2.IMWRITE_JPEG_QUALITY, 20])[1], 0),
+        lambda g: cv2.resize(g, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA),
+        lambda g: cv2.resize(g, (224, 224)),
+        cv2.equalizeHist,
+        lambda g: (255 * (g / 255) ** 2.2).astype(np.uint8),
+        lambda g: np.rint(120 + (g - g.mean()) / g.std() * 1.5).astype(np.uint8),
+        lambda g: np.clip(g + np.random.default_rng(0).normal(0, 12, g.shape), 0, 255).astype(np.uint8),
+        lambda g: np.ascontiguousarray(g[2:, 2:]),
+    ],
+    ids=["jpeg", "smaller", "aspect", "equalised", "gamma", "three grey levels", "noise", "cut"],
+)
+def test_a_changed_copy_is_alike_and_another_scene_is_not(change):
+    scenes = [scene(seed, (192, 256)) for seed in range(12)]
+    copies = [similarity(change(image), image) for image in scenes]
+    others = [similarity(change(scenes[i]), scenes[i - 1]) for i in range(12)]
+    assert min(copies) > 0.75 and max(others) < 0.6, (min(copies), max(others))
+
+
+def test_an_image_without_structure_is_like_no_other(tmp_path):
+    for name, value in (("a", 30), ("b", 30), ("c", 200)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((64, 64), value, np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
+    assert near_duplicates(tmp_path) == []
+
+
+def test_files_of_two_folders(tmp_path):
+    train, test = tmp_path / "train", tmp_path / "test"
+    train.mkdir()
+    test.mkdir()
+    for seed in range(6):
+        cv2.imwrite(str(train / f"{seed}.png"), scene(seed))
+    cv2.imwrite(str(test / "leaked.jpg"), cv2.resize(scene(3), (320, 240)))
+    cv2.imwrite(str(test / "mirrored.png"), 255 - scene(5)[:, ::-1])
+    cv2.imwrite(str(test / "new.png"), scene(99))
+    (found,) = near_duplicates(test, train)
+    assert (found.path, found.other, found.variant) == (test / "leaked.jpg", train / "3.png", "same")
+    assert found.similarity > 0.98
+    both = near_duplicates(sorted(test.iterdir()), sorted(train.iterdir()), flips=True)
+    assert [(item.path.name, item.other.name, item.variant) for item in both] == [
+        ("leaked.jpg", "3.png", "same"),
+        ("mirrored.png", "5.png", VARIANTS[5]),
+    ]
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ManifestError, match="no images"):
+        near_duplicates(tmp_path)
+    with pytest.raises(ValueError, match="min_similarity"):
+        near_duplicates(tmp_path, min_similarity=0)
+
+
+@pytest.mark.realdata
+def test_real_neighbours_are_found_and_other_sources_are_not(realdata):
+    """Frames five apart of a camera at rest; and no pair at all between seven cameras."""
+    frames = sorted((realdata / "msip_sources/LSOTB-TIR_TrainingData").rglob("airplane/*.jpg"))
+    found = near_duplicates(frames[0:380:10], frames[5:380:10])
+    assert len(found) == len(frames[0:380:10])
+    others = [path for name in ("det_hituav", "det_msrs", "seg_buffalo/train") for path in
+              sorted((realdata / "downstream" / name / "images").iterdir())[:60]]  # fmt: skip
+    assert near_duplicates(others, frames[::10]) == []

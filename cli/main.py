@@ -15,6 +15,7 @@ import typer
 from msip.errors import MsipError
 
 from .build import build, verify
+from .compare import compare
 from .demo import demo
 from .doctor import doctor
 from .download import download
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (sources, download, build, verify, rois, shard, inspect, pretrain, evaluate, demo, doctor):
+for command in (sources, download, build, verify, rois, shard, inspect, pretrain, evaluate, compare, demo, doctor):
     app.command()(command)
 app.command("export-crops")(export_crops)
 app.command("export-model")(export_model)

@@ -1,0 +1,41 @@
+"""``msip compare``: contestants x tasks x seeds of one YAML file to one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+from .output import print_json, print_line, print_table
+
+
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Contestants, tasks and seeds.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; what is there is kept.", show_default="FILE without .yaml"),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What relative data paths are relative to.", show_default="FILE's folder"),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task (may be repeated).", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare contestants on tasks over seeds; what is missing is run, pre-training included, what is there is kept."""
+    from pad.evaluation.comparison import Comparing, Comparison
+    from pad.evaluation.report import CSV, MARKDOWN, folder_of, lines_of, table, write_report
+
+    work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), device=device)
+    results = work.run(only=tuple(task or ()), finished=lambda found: write_report(work, found))
+    header, rows = table(lines_of(results, work.file.baseline))
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        return
+    print_table(header, rows)
+    print_line(f"{MARKDOWN}, {CSV} and a plot in {work.out}")

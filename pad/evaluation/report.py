@@ -1,0 +1,170 @@
+"""What a comparison found, for people and for machines: results.md, results.csv, results.png."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from msip.files import human_bytes, write_bytes
+from pad.evaluation.cells import Cell, mean_and_std
+from pad.evaluation.comparison import Comparing, Results
+from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, resample
+
+MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contestant by one metric of one task."""
+
+    task: str
+    contestant: str
+    metric: str
+    mean: float
+    std: float | None
+    seeds: int
+    gap: Difference | None
+    cost: dict[str, Any]
+
+
+def lines_of(results: Results, baseline: str) -> list[Line]:
+    """Every contestant of every task, with its difference to the baseline."""
+    lines: list[Line] = []
+    for task, contestants in results.items():
+        drawn = {name: resample(cells) for name, cells in contestants.items()}
+        for name, cells in contestants.items():
+            for metric in cells[0].scores():
+                mean, std = mean_and_std([cell.scores()[metric] for cell in cells])
+                gap = None
+                if name != baseline:
+                    gap = difference(cells, contestants[baseline], (drawn[name], drawn[baseline]), metric)
+                lines.append(Line(task, name, metric, mean, std, len(cells), gap, _cost(cells)))
+    return lines
+
+
+def _cost(cells: list[Cell]) -> dict[str, Any]:
+    costs = [cell.cost for cell in cells]
+    return {
+        "trained_parameters": costs[0]["trained_parameters"],
+        "trained_encoder_parameters": costs[0]["trained_encoder_parameters"],
+        "seconds": sum(cost["seconds"] for cost in costs) / len(costs),
+        "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
+        "device": costs[0]["device"],
+    }
+
+
+def write_report(work: Comparing, results: Results) -> list[Line]:
+    """Write the three files into the comparison's folder; returns what is in them."""
+    lines = lines_of(results, work.file.baseline)
+    write_bytes(work.out / CSV, _frame(lines).to_csv(index=False).encode())
+    write_bytes(work.out / PLOT, plot(lines, work.file.baseline))
+    write_bytes(work.out / MARKDOWN, _markdown(work, lines).encode())
+    return lines
+
+
+def _frame(lines: list[Line]) -> pd.DataFrame:
+    rows = []
+    for line in lines:
+        gap = {} if line.gap is None else {"gap": line.gap.value, "gap_low": line.gap.low, "gap_high": line.gap.high}
+        row = {name: getattr(line, name) for name in ("task", "contestant", "metric", "mean", "std", "seeds")}
+        rows.append({**row, "gap": None, "gap_low": None, "gap_high": None, **gap, **line.cost})
+    return pd.DataFrame(rows)
+
+
+def _markdown(work: Comparing, lines: list[Line]) -> str:
+    text = ["# Results", ""]
+    text += [
+        f"Mean ± standard deviation over seeds, in percent; in brackets the difference to `{work.file.baseline}` with "
+        f"its {LEVEL} % interval (paired bootstrap over seeds and test images, {RESAMPLES} resamples); bold where the "
+        "interval leaves 0 out.",
+        "",
+        "## Near-duplicates between train and test",
+        "",
+        "| task | test images | with a near-duplicate in training | share |",
+        "|---|---:|---:|---:|",
+    ]
+    for task, leaks in work.leaks.items():
+        text.append(f"| {task} | {leaks.test_images} | {leaks.leaked} | {leaks.share:.1f} % |")
+    for task in dict.fromkeys(line.task for line in lines):
+        own = [line for line in lines if line.task == task]
+        metrics = list(dict.fromkeys(line.metric for line in own))
+        text += ["", f"## {task}", "", *(f"- {note}" for note in work.notes[task]), ""]
+        text += ["| contestant | seeds | " + " | ".join(metrics) + " | trained (encoder) | s a seed | peak memory |"]
+        text += ["|---|---:|" + "---|" * len(metrics) + "---:|---:|---:|"]
+        for name in dict.fromkeys(line.contestant for line in own):
+            row = {line.metric: line for line in own if line.contestant == name}
+            text.append(_row(name, [row[metric] for metric in metrics]))
+    text += ["", f"![differences]({PLOT})", ""]
+    return "\n".join(text)
+
+
+def _row(name: str, lines: list[Line]) -> str:
+    cost = lines[0].cost
+    trained = f"{cost['trained_parameters']:,} ({cost['trained_encoder_parameters']:,})"
+    cells = [name, str(lines[0].seeds), *(_score(line) for line in lines), trained]
+    cells += [f"{cost['seconds']:.0f}", human_bytes(cost["peak_memory_bytes"])]
+    return f"| {' | '.join(cells)} |"
+
+
+def _score(line: Line) -> str:
+    spread = "" if line.std is None else f" ± {line.std:.2f}"
+    if line.gap is None:
+        return f"{line.mean:.2f}{spread}"
+    gap = f"{line.gap.value:+.2f}, {line.gap.low:+.2f} to {line.gap.high:+.2f}"
+    return f"{line.mean:.2f}{spread} ({f'**{gap}**' if line.gap.real else gap})"
+
+
+def plot(lines: list[Line], baseline: str) -> bytes:
+    """PNG: each contestant's difference to the baseline with its interval, a panel a metric."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
+    names = list(dict.fromkeys(line.contestant for line in lines if line.contestant != baseline))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (4.2 * columns + 1, (0.32 * max(2, len(names)) + 1) * rows)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (task, metric) in zip(axes.flat, panels, strict=False):
+        axis.axvline(0, color="0.6", linewidth=1)
+        axis.set_title(f"{task}: {metric}", fontsize=9)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)
+        for line in lines:
+            if line.gap is not None and (line.task, line.metric) == (task, metric):
+                at, gap = names.index(line.contestant), line.gap
+                axis.plot([gap.low, gap.high], [at, at], color="tab:blue", linewidth=2)
+                axis.plot(gap.value, at, "o", color="tab:blue", markersize=4)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel(f"percentage points above {baseline}, {LEVEL} % interval", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def table(lines: list[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for the command line."""
+    rows = [
+        [line.task, line.contestant, line.metric, str(line.seeds), f"{line.mean:.2f}", *_spread(line)] for line in lines
+    ]
+    return ["task", "contestant", "metric", "seeds", "mean", "std", "to baseline", f"{LEVEL} % interval"], rows
+
+
+def _spread(line: Line) -> list[str]:
+    std = "-" if line.std is None else f"{line.std:.2f}"
+    if line.gap is None:
+        return [std, "-", "-"]
+    return [std, f"{line.gap.value:+.2f}", f"{line.gap.low:+.2f} to {line.gap.high:+.2f}"]
+
+
+def folder_of(file: Path) -> Path:
+    """Where a comparison's results go by default: beside its file, under its name."""
+    return file.with_suffix("")

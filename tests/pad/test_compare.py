@@ -1,0 +1,186 @@
+"""A comparison at toy size: run once, kept, continued, refused where it would mix, and scored alike for a seed."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from msip_cli.main import app
+from training_runs import make_manifest
+from typer.testing import CliRunner
+
+from msip.errors import EvaluationError
+from pad.evaluation.cells import Contestant, Task, run_cell
+from pad.evaluation.comparison import Comparing, Comparison
+from pad.evaluation.leaks import find_leaks
+from pad.evaluation.report import lines_of, write_report
+from pad.evaluation.statistics import resample
+
+SMALL = {"image_size": 32, "steps": 2, "batch_size": 2}
+
+
+def make_sets(root):
+    """Bright squares to find, by mask, by box and by class; every image with noise of its own."""
+    rng = np.random.default_rng(0)
+    boxes = []
+    for number in range(12):
+        image = cv2.GaussianBlur(rng.integers(0, 90, (48, 64), dtype=np.uint8), (0, 0), 2)
+        x, y = rng.integers(4, 34, 2)
+        mask = np.zeros_like(image)
+        mask[y : y + 10, x : x + 14] = 255
+        image[mask > 0] = 230
+        split = "train" if number < 8 else "test"
+        for kind, pixels in (("images", image), ("masks", mask)):
+            (root / "seg" / split / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "seg" / split / kind / f"{number}.png"), pixels)
+        for folder in (root / "yolo" / "images" / split, root / "classes" / split / ("left" if x < 18 else "right")):
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+        labels = root / "yolo" / "labels" / split
+        labels.mkdir(parents=True, exist_ok=True)
+        boxes.append(f"0 {(x + 7) / 64} {(y + 5) / 48} {14 / 64} {10 / 48}\n")
+        (labels / f"{number}.txt").write_text(boxes[-1])
+    (root / "yolo" / "classes.txt").write_text("square\n")
+    make_manifest(root / "build", 12)
+
+
+FILE = {
+    "seeds": [0, 1],
+    "baseline": "none",
+    "pretrain": {
+        "data": "build",
+        "model": "test_vit",
+        "image_size": 32,
+        "max_steps": 2,
+        "batch_size": 4,
+        "workers": 0,
+        "decoder_embed_dim": 16,
+        "decoder_depth": 1,
+        "decoder_num_heads": 2,
+    },
+    "runs": {"first": {"paradigm": "scratch"}, "pad": {"paradigm": "pad", "init": "run:first"}},
+    "contestants": {
+        "none": {"weights": "random:test_vit"},
+        "frozen": {"weights": "run:first", "mode": "frozen"},
+        "pad": {"weights": "run:pad", "mode": "adapter"},
+    },
+    "tasks": {
+        "squares": {"task": "segmentation", "data": "seg", **SMALL},
+        "boxes": {"task": "detection", "data": "yolo", "seeds": [0], **SMALL, "image_size": 64, "steps": 1},
+        "sides": {"task": "probe", "data": "classes", "image_size": 32},
+        "patches": {"task": "probe", "data": "seg", "image_size": 32, "seeds": [0]},
+    },
+}
+
+
+def write_file(root, **changed):
+    (root / "c.yaml").write_text(yaml.safe_dump({**FILE, **changed}, sort_keys=False))
+    return root / "c.yaml"
+
+
+def work(root, said):
+    return Comparing(Comparison.read(root / "c.yaml"), root, root / "c", device="cpu", say=said.append)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    make_sets(root)
+    write_file(root)
+    first = work(root, [])
+    results = first.run()
+    return root, results, write_report(first, results)
+
+
+def test_every_cell_is_one_file_and_the_report_names_them_all(compared):
+    root, _, lines = compared
+    files = sorted(p.relative_to(root / "c" / "cells").as_posix() for p in (root / "c" / "cells").rglob("*.json"))
+    assert len(files) == 3 * (2 + 1 + 2 + 1)
+    assert (root / "c/cells/pad/boxes/seed-0.jpg").stat().st_size > 1000
+    text = (root / "c/results.md").read_text()
+    assert text.index("Near-duplicates") < text.index("## squares") < text.index("## boxes")
+    for name in FILE["contestants"]:
+        assert text.count(f"| {name} |") == 4
+    assert len((root / "c/results.csv").read_text().splitlines()) == 1 + len(lines)
+    assert {line.metric for line in lines} == {
+        *("mIoU", "AP", "AP50", "AP75"),
+        *("knn accuracy", "linear accuracy", "knn mIoU", "linear mIoU"),
+    }
+    frozen = next(line for line in lines if (line.contestant, line.task) == ("frozen", "squares"))
+    assert frozen.cost["trained_encoder_parameters"] == 0 < frozen.cost["trained_parameters"]
+
+
+def test_running_again_computes_nothing_and_a_lost_cell_comes_back_the_same(compared):
+    root, _, _ = compared
+    path = root / "c/cells/pad/squares/seed-1.json"
+    before = {p: p.stat().st_mtime_ns for p in (root / "c" / "cells").rglob("*.json")}
+    old = json.loads(path.read_text())
+    path.unlink()
+    said: list[str] = []
+    work(root, said).run()
+    assert [text for text in said if "seed" in text] == [
+        text for text in said if text.startswith("pad, squares, seed 1")
+    ]
+    new = json.loads(path.read_text())
+    assert (new["scores"], new["evidence"]) == (old["scores"], old["evidence"])
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items() if p != path)
+
+
+def test_other_options_are_refused_not_mixed(compared):
+    root, _, _ = compared
+    tasks = {"squares": {**FILE["tasks"]["squares"], "steps": 3}}
+    write_file(root, tasks=tasks)
+    try:
+        with pytest.raises(EvaluationError, match="was computed with another recipe"):
+            work(root, []).run()
+    finally:
+        write_file(root)
+
+
+def test_the_command_prints_the_table_and_says_what_is_wrong(compared):
+    root, _, _ = compared
+    done = CliRunner().invoke(app, ["compare", str(root / "c.yaml"), "--device", "cpu", "--task", "sides"])
+    assert done.exit_code == 0, done.output
+    assert "knn accuracy" in done.output and "frozen" in done.output
+    for changed, message in (
+        ({"baseline": "nobody"}, "the baseline 'nobody' is no contestant"),
+        ({"contestants": {"none": {"weights": "run:other"}}}, "takes run:other, and no such run"),
+        ({"tasks": {"t": {"task": "pose", "data": "x"}}}, "tasks.t.task"),
+    ):
+        (root / "bad.yaml").write_text(yaml.safe_dump({**FILE, **changed}, sort_keys=False))
+        with pytest.raises(EvaluationError, match=message):
+            Comparison.read(root / "bad.yaml")
+
+
+def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):
+    _, results, _ = compared
+    cells = results["squares"]["none"]
+    drawn = resample(cells)["mIoU"]
+    mean = np.mean([cell.scores()["mIoU"] for cell in cells])
+    assert np.percentile(drawn, 1) <= mean <= np.percentile(drawn, 99)
+    same = lines_of({"t": {"a": cells, "b": cells}}, "a")[-1]
+    assert (same.gap.low, same.gap.value, same.gap.high) == (0, 0, 0) and not same.gap.real
+
+
+def test_threads_do_not_change_a_cell(compared, tmp_path):
+    root, _, _ = compared
+    task = Task("squares", "segmentation", root / "seg", **SMALL)
+    who, data = Contestant("none", "random:test_vit"), task.read()
+    device = torch.device("cpu")
+    scores = [
+        run_cell(who, task, data, 0, tmp_path / f"{n}.json", device=device, threads=n).evidence[""].to_json()
+        for n in (1, 3)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_near_duplicates_are_found():
+    rng = np.random.default_rng(0)
+    images = [cv2.GaussianBlur(rng.integers(0, 255, (40, 50), dtype=np.uint8), (0, 0), 4) for _ in range(6)]
+    train = [(f"a{n}", image) for n, image in enumerate(images[:4])]
+    again = np.clip(images[2].astype(int) + 3, 0, 255).astype(np.uint8)
+    test = [("b0", again), ("b1", images[4]), ("b2", np.full((40, 50), 7, np.uint8))]
+    found = find_leaks(train, test)
+    assert (found.test_images, found.leaked, found.pairs) == (3, 1, (("b0", "a2"),))

@@ -76,7 +76,7 @@ RUN_FILE = "run.yaml"
 
 FREE_ON_RESUME = frozenset(
     {"data", "out", "device", "workers", "precision", "batch_size", "accumulate"}
-    | {"save_every", "keep_checkpoints", "log_every", "resume"}
+    | {"save_every", "keep_checkpoints", "log_every", "wandb", "resume"}
 )
 """Options that may differ when a run is continued; every other one would make it another run."""
 
@@ -158,6 +158,7 @@ class PretrainConfig(BaseModel):
     save_every: int | None = _option(None, "Checkpoint every N steps, beside each epoch's end.", ge=1)
     keep_checkpoints: int = _option(2, "Newest checkpoints kept.", ge=1)
     log_every: int | None = _option(None, "Steps between lines of metrics.", shown="a 50th of the run, 1 to 20", ge=1)
+    wandb: str | None = _option(None, "Log to this project of Weights & Biases as well.", shown="off")
     resume: str | None = _option(None, "Continue: auto (the run in --out), a run, or a checkpoint.")
 
     def __init__(self, **values: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a run shows of itself: metrics.jsonl, TensorBoard events, reconstruction panels, loss.png, a progress bar."""
+"""What a run shows of itself: metrics.jsonl, trackers, reconstruction panels, loss.png, a progress bar."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from msip.errors import RunError
 from msip.files import write_bytes, write_errors
 from pad.data import PretrainDataset, denormalise, epoch_order, to_device
+from pad.trackers import TensorBoard, Tracker, WeightsAndBiases
 
 METRICS = "metrics.jsonl"
 PANEL_SAMPLES = 8
@@ -35,16 +36,20 @@ class Monitor:
         run: the run's folder.
         step: optimizer steps done; lines and events of later steps, left by a killed run, are dropped.
         steps: of the whole run.
+        wandb: project of Weights & Biases to log to as well.
+        config: the run's options, for it.
     """
 
-    def __init__(self, run: Path, *, step: int, steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self, run: Path, *, step: int, steps: int, wandb: str | None = None, config: dict[str, Any] | None = None
+    ) -> None:
         self.run = run
         with write_errors(run / METRICS):
             _truncate(run / METRICS, step)
             self._file = (run / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._trackers: list[Tracker] = [TensorBoard(run, step=step)]
+        if wandb is not None:
+            self._trackers.append(WeightsAndBiases(run, project=wandb, config=config or {}))
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=steps, initial=step, unit="step", desc=run.name, mininterval=interval, dynamic_ncols=True
@@ -60,12 +65,13 @@ class Monitor:
             self._file.write(json.dumps(metrics) + "\n")
             self._file.flush()
         step = metrics["step"]
-        for name, value in metrics.items():
-            for tag, scalar in _scalars(name, value):
-                self._events.add_scalar(tag, scalar, step)
+        scalars = {tag: scalar for name, value in metrics.items() for tag, scalar in _scalars(name, value)}
+        for tracker in self._trackers:
+            tracker.scalars(step, scalars)
         wait, speed = 100 * metrics["data_wait"], metrics["images_per_s"]
+        used = f", MFU {100 * metrics['mfu']:.0f} %" if "mfu" in metrics else ""
         self._bar.set_postfix_str(
-            f"loss {metrics['loss']:.4f}, {speed:.1f} img/s, data wait {wait:.0f} %", refresh=False
+            f"loss {metrics['loss']:.4f}, {speed:.1f} img/s, data wait {wait:.0f} %{used}", refresh=False
         )
 
     def say(self, message: str) -> None:
@@ -75,12 +81,14 @@ class Monitor:
     def panel(self, step: int, picture: NDArray[np.uint8]) -> None:
         """Keep one reconstruction panel, uint8 (h, w)."""
         write_bytes(self.run / "panels" / f"step-{step:08d}.png", encode_png(picture), sync=False)
-        self._events.add_image("panel", picture[None], step)
+        for tracker in self._trackers:
+            tracker.image(step, picture)
 
     def close(self) -> None:
         """Close files and bar."""
         self._file.close()
-        self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
         self._bar.close()
 
 

@@ -3,7 +3,7 @@
 RUN/
   run.yaml                resolved options, versions, data, parameter counts
   metrics.jsonl           one line every few steps
-  tensorboard/  panels/  loss.png
+  tensorboard/  panels/  loss.png  report.html
   checkpoints/            see pad.checkpoints
   adapter.safetensors     at the end; encoder.safetensors where the trunk trained
 """
@@ -59,10 +59,10 @@ from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
 from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
+from pad.report import REPORT, RESULT, write_report
 from pad.trainer import Trainer, in_chans, make_optimizer
 
 INDEX = "data.arrow"
-RESULT = "result.json"
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
 METHOD_OPTIONS = (
     *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher"),
@@ -120,6 +120,8 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
         config = config.continued(stored["config"])
     if stored and checkpoint and (config.out / RESULT).is_file():
         say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
+        if not (config.out / REPORT).is_file() and ranks.rank == 0:
+            write_report(config.out)
         before = json.loads((config.out / RESULT).read_text())
         return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
     device = pick_device(config.device, ranks)
@@ -127,7 +129,12 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
         trainer, parameters = assemble(
             config, ranks=ranks, device=device, stored=stored, checkpoint=checkpoint, say=say
         )
-        stopped = trainer.run()
+        try:
+            stopped = trainer.run()
+        except RunError as error:
+            if ranks.rank == 0:
+                write_report(config.out, failed=str(error))
+            raise
     metrics = read_metrics(config.out)
     result = PretrainResult(
         run=str(config.out),
@@ -149,6 +156,7 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
         say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
     if ranks.rank == 0:
         _export(config, trainer.method.encoder, parameters, result)
+        say(f"the run on one page: {write_report(config.out)}")
     return result
 
 

@@ -125,7 +125,9 @@ class Trainer:
             monitor = panels = None
             if main:
                 panels = Panels(self.dataset, self.in_chans)
-                monitor = Monitor(self.config.out, step=self.step, steps=self.plan.steps)
+                options = self.config.model_dump(mode="json")
+                steps, project = self.plan.steps, self.config.wandb
+                monitor = Monitor(self.config.out, step=self.step, steps=steps, wandb=project, config=options)
                 stack.callback(monitor.close)
                 frozen, _ = split_state(self.method, self.method.encoder, self.optimizer)
                 self._frozen_sha256 = write_frozen(self.config.out, frozen)

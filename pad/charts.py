@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log10
 from typing import TypeAlias
 
 from markupsafe import Markup, escape
@@ -29,8 +30,6 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """The pixel of ``value``."""
-        from math import log10
-
         low, high = (log10(self.low), log10(self.high)) if self.log else (self.low, self.high)
         at = log10(max(value, self.low)) if self.log else value
         return self.start + (at - low) / (high - low) * (self.end - self.start)
@@ -59,7 +58,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
 
 
 def line_chart(
-    series: dict[str, Points], *, log: bool = False, low: float | None = None, high: float | None = None
+    series: Mapping[str, Points], *, log: bool = False, low: float | None = None, high: float | None = None
 ) -> Markup:
     """An ``<svg>`` of named lines over the optimizer step; ``low``, ``high``: of the value axis, by default the data's.
 
@@ -85,7 +84,10 @@ def colour(number: int, of: int) -> str:
 
 
 def short(value: float) -> str:
-    """A number on an axis or in a sentence: four digits, thousands separated."""
+    """A number on an axis or in a sentence: four digits, thousands separated, small ones as 2.5e-4."""
+    if value and abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

@@ -252,7 +252,7 @@ def _options(config: dict[str, Any]) -> list[tuple[str, Any]]:
     """What differs from the defaults; the others are in run.yaml."""
     defaults = {name: field.default for name, field in PretrainConfig.model_fields.items()}
     told = {name: value for name, value in config.items() if name in defaults and name not in WHERE}
-    empty = (None, [])  # as YAML has what was not given
+    empty: tuple[Any, ...] = (None, [])  # as YAML has what was not given
     return [
         (f"--{name.replace('_', '-')}", value)
         for name, value in told.items()

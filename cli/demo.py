@@ -47,9 +47,7 @@ def demo(
         print_json(summary)
         return
     print_line(f"\nLoss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f} in {steps} steps.")
-    print_line(
-        f"Open {out / PAGE} in a browser; the training run has a page of its own, {out / 'run' / 'report.html'}."
-    )
+    print_line(f"Open {out / PAGE} in a browser; its training run: {out / 'run' / 'report.html'}.")
     print_line("Your own frames: msip build --folder FRAMES --out DATA (any nesting, 8 to 16 bits).")
 
 

@@ -131,10 +131,13 @@ class Panels:
     def __init__(self, dataset: PretrainDataset, in_chans: int) -> None:
         """Raises ``RunError`` if none of the samples can be read."""
         rows = epoch_order(len(dataset), dataset.seed, 0)[:PANEL_SAMPLES]
-        dataset[0, int(rows[0])]  # opens and compiles what reading needs
-        begin = time.perf_counter()
-        samples = [sample for sample in (dataset[0, int(row)] for row in rows) if sample["used"] >= 0]
-        self.seconds_per_image = (time.perf_counter() - begin) / len(rows)
+        samples, seconds = [], []
+        for row in rows:
+            begin = time.perf_counter()
+            sample = dataset[0, int(row)]
+            seconds.append(time.perf_counter() - begin)
+            samples += [sample] if sample["used"] >= 0 else []
+        self.seconds_per_image = float(np.median(seconds))  # the first ones open and compile what reading needs
         if not samples:
             raise RunError(
                 f"none of {len(rows)} images tried under {dataset.storage.root} can be read; run `msip verify` on it."

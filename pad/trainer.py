@@ -355,9 +355,10 @@ class Trainer:
         with self._clock.paused():
             health = measure(self.method, panels.images(self.device))
         if before and health["feature_std"] < COLLAPSED * before[0]["feature_std"]:
+            advice = "lower --blr or raise --ema" if hasattr(self.method, "ema") else "lower --blr"
             monitor.say(
                 f"warning: features collapse: their spread fell from {before[0]['feature_std']:.3g} to "
-                f"{health['feature_std']:.3g}, RankMe {health['rankme']:.1f}; lower --blr or raise --ema."
+                f"{health['feature_std']:.3g}, RankMe {health['rankme']:.1f}; {advice}."
             )
         before.append({"step": self.step, **health})
         return health

@@ -62,6 +62,8 @@ def test_unusual_blocks_start_as_the_identity_and_learn(name, size, options):
         attach_adapters(model)
         assert torch.equal(model.forward_features(images), plain)
         assert not torch.allclose(shaken(model).forward_features(images), plain, atol=1e-2)
+        with adapters_enabled(model, False):
+            assert torch.equal(model.forward_features(images), plain)
 
 
 def by_hand(block, config, x):

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from training_runs import config, make_manifest, train
 
-from pad.health import feature_std, rankme
+from pad.health import COLLAPSED, feature_std, rankme
+from pad.monitor import read_metrics
 
 
 def test_rank_and_spread_tell_a_collapse():
@@ -11,3 +13,15 @@ def test_rank_and_spread_tell_a_collapse():
     line = torch.randn(2000, 1) * torch.randn(1, 16)
     assert rankme(line) == pytest.approx(1, abs=1e-3)
     assert feature_std(torch.ones(50, 16) + 1e-5 * torch.randn(50, 16)) < 1e-3
+
+
+@pytest.mark.parametrize(("blr", "collapses"), [(10.0, True), (1e-3, False)])
+def test_a_run_that_collapses_says_so_and_another_does_not(tmp_path, capsys, blr, collapses):
+    """A learning rate four orders too high makes all features of a ViT that trains whole alike."""
+    data = make_manifest(tmp_path / "data").root
+    train(config(data, tmp_path / "run", paradigm="scratch", blr=blr, epochs=5))
+    spread = [line["feature_std"] for line in read_metrics(tmp_path / "run") if "feature_std" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "features collapse" in line]
+    assert (spread[-1] < COLLAPSED * spread[0]) is collapses and bool(said) is collapses
+    assert ("Features collapsed at step" in (tmp_path / "run/report.html").read_text()) is collapses
+    assert all(f"from {spread[0]:.3g} to" in line and line.endswith("lower --blr.") for line in said)

@@ -1,11 +1,15 @@
 """Every method from the command's configuration to the export, interrupted and whole."""
 
 import itertools
+import multiprocessing
 import os
 import signal
+import socket
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from training_runs import config, fingerprint, losses, make_manifest, train
 
 from msip.crops import RoiCrop
@@ -57,6 +61,42 @@ def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path, m
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert all(np.isfinite(loss) for _, loss in losses(tmp_path / "cut"))
     assert (tmp_path / "whole/adapter.safetensors").is_file()
+
+
+def _rank(options, rank, port):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    train(options)
+
+
+def _free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mae"])  # MAE: test_trainer.py
+def test_two_processes_equal_one_with_the_same_batch(method, data, teacher, tmp_path):
+    options = {"method": method, "epochs": 2, "batch_size": 4, "scale_freeze": 0.2, **METHODS[method]}
+    if "teacher" in options:
+        options["teacher"] = str(teacher)
+    train(config(data, tmp_path / "one", accumulate=2, **options))
+    context, port, two = multiprocessing.get_context("fork"), _free_port(), config(data, tmp_path / "two", **options)
+    ranks = [context.Process(target=_rank, args=(two, rank, port)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    assert losses(tmp_path / "two") == [
+        (step, pytest.approx(loss, rel=1e-4)) for step, loss in losses(tmp_path / "one")
+    ]
+    last = fingerprint(tmp_path / "one")[0]
+    one, two = (load_file(tmp_path / name / "checkpoints" / last / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:  # iBOT's centres and teacher among them
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_method_that_needs_a_teacher_says_so(data, tmp_path):

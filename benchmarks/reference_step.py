@@ -3,8 +3,8 @@
 What makes it slow is kept: images as float32 with three channels, fp32 parameters under autocast with a gradient scaler
 (fp16, or bf16 where a device has no fp16), attention by an explicit softmax, the mask by two sorts, an optimizer that
 also holds the frozen parameters, the gradient norm one tensor at a time, and three waits for the device in every step.
-What it computes is what ``pad.methods.MAE`` with adapters computes; ``load`` takes our weights, so that both can be held
-against each other. On several processes it would also all-reduce with ``find_unused_parameters``; here it is one.
+What it computes is what ``pad.methods.MAE`` with adapters computes; ``load`` takes our weights, so that both can be
+held against each other. On several processes it would also all-reduce with ``find_unused_parameters``; here it is one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2, self.drop = nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(0)
+        self.fc1, self.act = nn.Linear(dim, 4 * dim), nn.GELU()
+        self.fc2, self.drop = nn.Linear(4 * dim, dim), nn.Dropout(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, D)."""

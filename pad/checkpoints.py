@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,11 @@ def save_checkpoint(
     *,
     frozen_sha256: str,
     keep: int,
+    keep_every: int | None = None,
 ) -> Path:
-    """Write one checkpoint and drop all but the ``keep`` newest. A kill at any moment leaves the previous one.
+    """Write one checkpoint and drop all but the ``keep`` newest, and every ``keep_every``-th step's.
+
+    A kill at any moment leaves the previous one.
 
     Raises ``OutputError`` when the disk is full or not writable.
     """
@@ -103,7 +107,8 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         for old in list_checkpoints(run)[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
+            if not keep_every or int(old.name.removeprefix("step-")) % keep_every:
+                shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -176,11 +181,11 @@ def split_state(
     return frozen, {name: tensor for name, tensor in state.items() if name not in frozen}
 
 
-def optimizer_tensors(method: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `<parameter>/<moment>`; parameters that were never updated have none."""
+def optimizer_tensors(held: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as `<parameter>/<moment>`, for what it holds by name; what was never updated has none."""
     return {
         f"{name}/{key}": value
-        for name, parameter in method.named_parameters()
+        for name, parameter in held.items()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -74,9 +74,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 RUN_FILE = "run.yaml"
 
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
 FREE_ON_RESUME = frozenset(
-    {"data", "out", "device", "workers", "precision", "batch_size", "accumulate"}
-    | {"save_every", "keep_checkpoints", "log_every", "wandb", "resume"}
+    {"data", "out", "device", "workers", "precision", "batch_size", "accumulate", "parallel", "compile", "recompute"}
+    | {"save_every", "keep_checkpoints", "keep_every", "log_every", "wandb", "resume"}
 )
 """Options that may differ when a run is continued; every other one would make it another run."""
 
@@ -113,7 +115,9 @@ class PretrainConfig(BaseModel):
         None, "Optimizer steps in place of --epochs; schedule and warm-up shrink with it.", ge=1
     )
     warmup_epochs: float | None = _option(None, "Linear warm-up.", shown="a tenth of --epochs", ge=0)
-    batch_size: int | None = _option(None, "Images of one pass of one process.", shown="GPU 256, CPU 32", ge=1)
+    batch_size: BatchSize | None = _option(
+        None, "Images of one pass of one process; auto: as many as the GPU's memory holds.", shown="GPU 256, CPU 32"
+    )
     accumulate: int | None = _option(None, "Passes of one optimizer step.", shown="1", ge=1)
     effective_batch: int | None = _option(
         None, "Images of one optimizer step; --accumulate follows.", shown="follows", ge=1
@@ -154,9 +158,15 @@ class PretrainConfig(BaseModel):
     seed: int = _option(0, "Of weights, order, crops, masks and dropout.", ge=0)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "auto, cpu, cuda.")
     precision: Literal["auto", "bf16", "fp32"] = _option("auto", "auto (bf16 on a GPU), bf16, fp32.")
+    compile: bool | None = _option(None, "Compile the transformer blocks.", shown="with a GPU")
+    recompute: bool = _option(False, "Compute activations twice, for less memory (activation checkpointing).")
+    parallel: Literal["ddp", "fsdp"] = _option(
+        "ddp", "Several processes (torchrun): ddp, a copy of the weights each; fsdp, a shard of them."
+    )
     workers: int | None = _option(None, "Processes that read images.", shown="by cores", ge=0)
     save_every: int | None = _option(None, "Checkpoint every N steps, beside each epoch's end.", ge=1)
     keep_checkpoints: int = _option(2, "Newest checkpoints kept.", ge=1)
+    keep_every: int | None = _option(None, "Checkpoint every N steps that is kept for good.", ge=1)
     log_every: int | None = _option(None, "Steps between lines of metrics.", shown="a 50th of the run, 1 to 20", ge=1)
     wandb: str | None = _option(None, "Log to this project of Weights & Biases as well.", shown="off")
     resume: str | None = _option(None, "Continue: auto (the run in --out), a run, or a checkpoint.")

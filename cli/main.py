@@ -22,7 +22,7 @@ from .download import download
 from .evaluate import evaluate
 from .inspect import inspect
 from .models import export_model, scale_maps
-from .pretrain import pretrain
+from .pretrain import pretrain, replay
 from .rois import export_crops, rois
 from .shard import shard
 from .sources import sources
@@ -39,6 +39,7 @@ for command in (sources, download, build, verify, rois, shard, inspect, pretrain
 app.command("export-crops")(export_crops)
 app.command("export-model")(export_model)
 app.command("scale-maps")(scale_maps)
+app.command("replay")(replay)
 
 
 def main() -> NoReturn:

@@ -42,7 +42,7 @@ def _parsed(annotation: Any) -> Any:
     inner = [part for part in typing.get_args(annotation) if part not in (type(None), ...)]
     if typing.get_origin(annotation) is tuple:
         return list[inner[0]]  # type: ignore[valid-type]
-    if typing.get_origin(annotation) is typing.Literal:
+    if typing.get_origin(annotation) is typing.Literal or any(typing.get_origin(p) is typing.Literal for p in inner):
         return str
     return _parsed(inner[0]) if inner else annotation
 
@@ -66,6 +66,23 @@ def pretrain(
         _print_summary(dataclasses.asdict(result))
     if result.signal:
         raise typer.Exit(128 + result.signal)
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that stopped because a loss was not finite.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
+) -> None:
+    """Take the step again that stopped a run, and name the layer where it stops being finite."""
+    from pad.replay import replay as take_again
+
+    finding = take_again(run, device=device)
+    if as_json:
+        print_json(dataclasses.asdict(finding))
+        return
+    typer.echo(finding.sentence())
+    for image_id in finding.image_ids:
+        typer.echo(image_id)
 
 
 def _print_summary(values: dict[str, Any]) -> None:

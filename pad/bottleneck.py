@@ -89,7 +89,7 @@ class Adapter(nn.Module):
         adapted = self.up(self.dropout(hidden))
         scales = self.scales(mlp_output, adapted)
         if self.recording:
-            self.last_scales = scales.detach()
+            self.last_scales = scales.detach().clone()  # a parameter's storage may be freed after the forward (FSDP)
         return scales * adapted
 
     def scales(self, mlp_output: Tensor, adapted: Tensor) -> Tensor:

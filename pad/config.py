@@ -341,7 +341,12 @@ def make_plan(config: PretrainConfig, images: int, *, device: str, world: int = 
 def _split_batch(config: PretrainConfig, images: int, device: str, world: int) -> tuple[int, int, tuple[str, ...]]:
     """(batch_size, accumulate, notes) of one process."""
     limit = DEFAULT_BATCH[device]
-    wanted, batch_size, accumulate = config.effective_batch, config.batch_size, config.accumulate
+    wanted, accumulate = config.effective_batch, config.accumulate
+    if config.batch_size == "auto" and device == "cpu":
+        raise RunError("--batch-size auto tries out a GPU's memory; on a CPU give a number, e.g. 32.")
+    if config.batch_size == "auto" and accumulate:
+        raise RunError("--batch-size auto finds --accumulate too; leave that out, or give both as numbers.")
+    batch_size = None if config.batch_size == "auto" else config.batch_size
     if wanted is None or (batch_size and accumulate):
         accumulate = accumulate or 1
         return batch_size or max(1, min(limit, images // (world * accumulate))), accumulate, ()
@@ -360,6 +365,11 @@ def _split_batch(config: PretrainConfig, images: int, device: str, world: int) -
         share = _exact(wanted, world, "effective_batch")
         batch_size = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
     return batch_size, _exact(wanted, batch_size * world, "batch_size"), ()
+
+
+def batch_sizes(share: int) -> list[int]:
+    """Sizes of a pass that make up a process's share of a step: its divisors, rising."""
+    return [size for size in range(1, share + 1) if share % size == 0]
 
 
 def _exact(effective: int, part: int, name: str) -> int:

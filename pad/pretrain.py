@@ -17,14 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-import torch.distributed as dist
 import yaml
 from torch.utils.data import default_collate
 
@@ -45,7 +44,7 @@ from pad.checkpoints import (
     read_checkpoint,
     restore,
 )
-from pad.config import RUN_FILE, Plan, PretrainConfig, default_workers, make_plan, option, read_run
+from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option, read_run
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
@@ -53,6 +52,7 @@ from pad.encoders.create import lasting_init, size_text
 from pad.encoders.files import save_tensors
 from pad.encoders.tokens import grid_size
 from pad.lora import merge_lora
+from pad.memory import Trial, find_batch_size
 from pad.methods import METHODS, Method
 from pad.methods.base import ENCODER
 from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
@@ -60,7 +60,8 @@ from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
 from pad.report import REPORT, RESULT, write_report
-from pad.trainer import Trainer, in_chans, make_optimizer
+from pad.step import in_chans, make_optimizer
+from pad.trainer import Trainer
 
 INDEX = "data.arrow"
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
@@ -155,7 +156,10 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
     if stopped:
         say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
     if ranks.rank == 0:
-        _export(config, trainer.method.encoder, parameters, result)
+        encoder = trainer.method.encoder
+        if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
+            encoder = encoder_of_checkpoint(config)
+        _export(config, encoder, parameters, result)
         say(f"the run on one page: {write_report(config.out)}")
     return result
 
@@ -219,11 +223,8 @@ def assemble(
         )
     manifest = manifest.without_flags(config.exclude_flag)
     plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
-    if checkpoint and checkpoint.state["effective_batch"] != plan.effective_batch:
-        raise RunError(
-            f"a step of this run takes {checkpoint.state['effective_batch']} images, not {plan.effective_batch}: "
-            f"choose --batch-size and --accumulate accordingly, or leave them out."
-        )
+    if checkpoint:
+        refuse_other_step(checkpoint, plan)
     method, weights = build_method(config, say, load=checkpoint is None)
     method = method.to(device)
     groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
@@ -236,20 +237,24 @@ def assemble(
         make_output_folder(config.out)
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
-    if ranks.world > 1:
-        dist.barrier()
+    ranks.wait()
     crop = RoiCrop(size=config.image_size, p=config.roi_p)
     index = ImageIndex(config.out / INDEX)
     dataset = PretrainDataset(
         index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
     )
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    if config.batch_size == "auto":
+        trial = Trial(method, optimizer, dataset, config, bf16=bf16)
+        sizes = batch_sizes(plan.effective_batch // ranks.world)
+        size = -ranks.agreed(-find_batch_size(sizes, trial, say))  # the smallest that any process found
+        plan = replace(plan, batch_size=size, accumulate=plan.effective_batch // (size * ranks.world))
     one = to_device(default_collate([dataset[0, 0]]), device, in_chans(method.encoder))
     flops = count_flops(method, one)
     if ranks.rank == 0:
         facts = {"data": data, "parameters": parameters, "weights": weights, "flops_per_image": flops}
         write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
-        announce(plan, parameters, len(manifest), checkpoint, say)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        announce(config, plan, parameters, len(manifest), ranks.world, checkpoint, say)
     trainer = Trainer(
         method,
         optimizer,
@@ -451,18 +456,44 @@ def git_commit() -> str | None:
 
 
 def announce(
-    plan: Plan, parameters: dict[str, int], images: int, checkpoint: Checkpoint | None, say: Callable[[str], None]
+    config: PretrainConfig,
+    plan: Plan,
+    parameters: dict[str, int],
+    images: int,
+    processes: int,
+    checkpoint: Checkpoint | None,
+    say: Callable[[str], None],
 ) -> None:
     """Say what was resolved, before the first step."""
     for note in plan.notes:
         say(f"note: {note}.")
+    several = f" x {processes} processes" if processes > 1 else ""
     say(
-        f"{images:,} images, {plan.effective_batch:,} a step ({plan.batch_size} x {plan.accumulate} accumulated), "
-        f"{plan.steps:,} steps, lr {plan.lr:.3g}; trains {parameters['trained']:,} parameters, "
-        f"of which adapters {parameters['adapters']:,}."
+        f"{images:,} images; a step takes {plan.effective_batch:,} ({plan.batch_size} a pass x {plan.accumulate} "
+        f"accumulated{several}), lr {plan.lr:.3g} = blr {config.blr:g} x {plan.effective_batch:,} / 256; "
+        f"{plan.steps:,} steps; trains {parameters['trained']:,} parameters, of which adapters "
+        f"{parameters['adapters']:,}."
     )
     if checkpoint:
         say(f"continues at step {checkpoint.step:,}.")
+
+
+def refuse_other_step(checkpoint: Checkpoint, plan: Plan) -> None:
+    """Raises ``RunError`` if a continued run would take other steps than it took."""
+    if checkpoint.state["effective_batch"] != plan.effective_batch:
+        raise RunError(
+            f"a step of this run takes {checkpoint.state['effective_batch']} images, not {plan.effective_batch}: "
+            f"choose --batch-size and --accumulate accordingly, or leave them out."
+        )
+
+
+def encoder_of_checkpoint(config: PretrainConfig) -> Any:
+    """The encoder as the run's newest checkpoint has it, on the CPU."""
+    checkpoint, _ = newest_checkpoint(config.out)
+    method, _ = build_method(config, _silent, load=False)
+    assert checkpoint is not None
+    method.load_state_dict(checkpoint.model)
+    return method.encoder
 
 
 def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], result: PretrainResult) -> None:

@@ -34,6 +34,19 @@ class Ranks:
             return cls()
         return cls(**{name: int(os.environ[variable]) for name, variable in names.items()})
 
+    def agreed(self, number: int) -> int:
+        """The largest number that any process has, over the CPU: nobody waits for a GPU."""
+        if self.world == 1:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
 
 @dataclass
 class Stop:
@@ -81,7 +94,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if ranks.world == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

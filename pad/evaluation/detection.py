@@ -16,7 +16,7 @@ from pad.evaluation.encoder import Mode, prepare_encoder
 from pad.evaluation.evidence import Matches
 from pad.evaluation.heads import DetectionModel
 from pad.evaluation.training import Cost, Recipe, batches, fit
-from pad.trainer import in_chans
+from pad.step import in_chans
 
 Found = dict[str, NDArray[Any]]
 """``boxes`` (n, 4) corners in pixels of the image, ``scores`` (n,), ``labels`` (n,) from 0."""

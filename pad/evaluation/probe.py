@@ -23,7 +23,7 @@ from pad.evaluation.data import IGNORED, Grey, ProbeData, ProbeItem, Segmentatio
 from pad.evaluation.encoder import prepare_encoder
 from pad.evaluation.evidence import Areas, Evidence, Hits
 from pad.evaluation.training import Cost
-from pad.trainer import in_chans
+from pad.step import in_chans
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

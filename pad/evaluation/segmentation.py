@@ -19,7 +19,7 @@ from pad.evaluation.encoder import Mode, prepare_encoder
 from pad.evaluation.evidence import Areas
 from pad.evaluation.heads import SegmentationModel
 from pad.evaluation.training import Cost, Recipe, batches, fit
-from pad.trainer import in_chans
+from pad.step import in_chans
 
 STRIDE = 341 / 512
 """Step of the sliding window, in sides of the input; 341 of 512 px in the reference."""

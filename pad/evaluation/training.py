@@ -19,7 +19,7 @@ from msip.errors import RunError
 from pad.data import epoch_order
 from pad.evaluation.data import DetectionItem, SegmentationItem
 from pad.evaluation.encoder import TaskModel, parameter_groups
-from pad.trainer import seed_step
+from pad.step import seed_step
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes a GPU wait."""

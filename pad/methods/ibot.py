@@ -76,6 +76,8 @@ class IBOT(Method):
         ModelError: an encoder whose tokens cannot be reached.
     """
 
+    can_be_sharded = False  # the teacher's tensors take the student's places in the blocks
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -51,7 +51,12 @@ def save(run, step: int, *, seed: int = 0, keep: int = 2):
     frozen, changing = split_state(method, method.encoder, optimizer)
     digest = write_frozen(run, frozen)
     return save_checkpoint(
-        run, {"step": step}, changing, optimizer_tensors(dict(method.named_parameters()), optimizer), frozen_sha256=digest, keep=keep
+        run,
+        {"step": step},
+        changing,
+        optimizer_tensors(dict(method.named_parameters()), optimizer),
+        frozen_sha256=digest,
+        keep=keep,
     )
 
 
@@ -80,7 +85,10 @@ def test_only_the_frozen_trunk_is_left_out_of_every_checkpoint(tmp_path):
 
 def test_parameters_that_never_had_a_gradient_have_no_moments(tmp_path):
     method, optimizer = toy()
-    assert not any("fixed_head" in name or "trunk" in name for name in optimizer_tensors(dict(method.named_parameters()), optimizer))
+    assert not any(
+        "fixed_head" in name or "trunk" in name
+        for name in optimizer_tensors(dict(method.named_parameters()), optimizer)
+    )
     assert "head.weight/exp_avg" in optimizer_tensors(dict(method.named_parameters()), optimizer)
 
 

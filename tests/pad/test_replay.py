@@ -1,0 +1,137 @@
+"""A step that is not finite is taken again, and the layer named, in the run and by `msip replay`."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from test_trainer import trainer_of
+from training_runs import config, make_manifest
+from typer.testing import CliRunner
+
+from cli.main import app
+from msip.errors import RunError
+from pad.bottleneck import Adapter
+from pad.parallel import Alone
+from pad.replay import Finding, StepFacts, _passes, _watched_pass, replay
+from pad.step import Step
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_manifest(tmp_path_factory.mktemp("data")).root
+
+
+def poison(trainer, module, *, at_image: str) -> None:
+    """Weights that overflow in ``module`` once the image ``at_image`` comes by, in any later pass too."""
+    wanted = next(row for row in range(24) if trainer.dataset.index.image_id(row) == at_image)
+    step = trainer._on_device
+    backward = step.backward
+
+    def with_poison(batch, *args, **kwargs):
+        if wanted in batch["row"].tolist():
+            with torch.no_grad():
+                module.weight.fill_(3e38)
+        return backward(batch, *args, **kwargs)
+
+    step.backward = with_poison
+
+
+def run_into_it(data, run, name, **options) -> str:
+    trainer = trainer_of(config(data, run, epochs=3, accumulate=2, batch_size=4, workers=0, **options))
+    trainer._rehearse = lambda batches: (trainer._set_scales(), batches)[1]
+    poison(
+        trainer,
+        trainer.method.get_submodule(name),
+        at_image=StepFacts.of(trainer.dataset, trainer.config, trainer.plan, 1, 1).image_ids[5],
+    )
+    with pytest.raises(RunError) as error:
+        trainer.run()
+    return str(error.value)
+
+
+def test_first_layer_that_is_not_finite_is_named(data, tmp_path):
+    said = run_into_it(data, tmp_path / "run", "encoder.blocks.3.adapter.down")
+    assert "step 2 " in said and "\n" not in said
+    assert "output of encoder.blocks.3.adapter.down is the first that is not finite (pass 1 of 2)" in said
+
+
+def test_the_command_takes_the_kept_step_again(data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    trainer = trainer_of(config(data, run, epochs=3, accumulate=2, batch_size=4))
+    forward, calls = Adapter.forward, itertools.count()
+
+    def overflowing(self, x, mlp):
+        """The adapter of block 4 divides by zero from the fifth pass on: in step 2 of the run, and when replayed."""
+        out = forward(self, x, mlp)
+        count = next(calls) if self.training else -1
+        number = count // 6
+        return out / 0.0 if count % 6 == 4 and number >= 5 else out
+
+    monkeypatch.setattr(Adapter, "forward", overflowing)
+    with pytest.raises(RunError, match=r"encoder\.blocks\.4\.adapter"):
+        trainer.run()
+    calls = itertools.count(5 * 6)
+    finding = replay(run, device="cpu")
+    assert (finding.kind, finding.name, finding.number, finding.passes) == ("output", "encoder.blocks.4.adapter", 1, 2)
+    assert len(finding.image_ids) == 4
+    monkeypatch.setattr(Adapter, "forward", forward)
+    said = CliRunner().invoke(app, ["replay", str(run), "--device", "cpu"])
+    assert said.exit_code == 0 and "all of it is finite" in said.stdout
+
+
+def test_replayed_step_is_the_step(data, tmp_path):
+    """The same loss from the kept facts as the run had: images, crops, masks, dropout, passes."""
+    run = tmp_path / "run"
+    trainer = trainer_of(config(data, run, epochs=2, accumulate=2, batch_size=4))
+    losses: list[float] = []
+    update = trainer._on_device.update
+    trainer._on_device.update = lambda loss, number: (losses.append(float(loss)), update(loss, number))[1]
+    facts = StepFacts.of(trainer.dataset, trainer.config, trainer.plan, 0, 1)
+    again: list[torch.Tensor] = []
+
+    trainer.method.train()
+    trainer._set_scales()
+    single = Step(Alone(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
+    backward = single.backward
+    single.backward = lambda batch, seen: again.append(backward(batch, seen)) or again[-1]
+    seen = 0
+    for rows in _passes(trainer.dataset, facts):
+        assert _watched_pass(single, trainer.dataset, 0, rows, seen) == ("", "")
+        seen += len(rows)
+    single.parallel.zero_grad()
+    trainer.run()
+    assert float(sum(again)) / 2 == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_gradient_that_overflows_alone_is_found(data, tmp_path, monkeypatch):
+    class Overflowing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("inf")
+
+    forward = Adapter.forward
+
+    def steep(self, x, mlp):
+        out = forward(self, x, mlp)
+        return Overflowing.apply(out) if getattr(self, "steep", False) else out
+
+    monkeypatch.setattr(Adapter, "forward", steep)
+    trainer = trainer_of(config(data, tmp_path / "run", epochs=3))
+    trainer.method.encoder.blocks[2].adapter.steep = True
+    with pytest.raises(
+        RunError, match=r"gradient that reaches the output of encoder\.blocks\.2\.adapter\.(up|scale_predictor) "
+    ) as error:
+        trainer.run()
+    assert "step 1 " in str(error.value)
+
+
+def test_a_run_without_such_a_step_says_so(tmp_path):
+    with pytest.raises(RunError, match="no step of it had to be called off"):
+        replay(tmp_path)
+    assert Finding("nothing").sentence().endswith(".")

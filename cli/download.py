@@ -30,13 +30,14 @@ def download(
     from msip.archives import Limits
     from msip.download.job import download as run
     from msip.download.terms import accept_terms, open_terms
+    from msip.files import local_path
     from msip.sources import load_corpus, load_source
 
+    raw = local_path(raw)
     sources = [load_source(name) for name in source or load_corpus(corpus).sources]
     waiting = open_terms(raw, sources)
-    if not as_json:
-        for one in waiting:
-            print_line(f"{one.name}: {one.terms_text} {one.licence.url}")
+    for one in waiting:
+        typer.echo(f"{one.name}: {one.terms_text} {one.licence.url}", err=as_json)
     if waiting and not dry_run:
         if not accept:
             names = ", ".join(one.name for one in waiting)
@@ -53,7 +54,7 @@ def download(
         for one in outcomes:
             if one.note:
                 print_line(f"\n{one.source}: {one.note}")
-    if not dry_run and any(one.status in ("failed", "manual") for one in outcomes):
+    if not dry_run and any(one.status in ("failed", "manual", "incomplete") for one in outcomes):
         raise typer.Exit(1)
 
 

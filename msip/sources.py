@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -114,6 +115,14 @@ class Archive(Evidence):
     size: str
     md5: Md5 | Unknown
     part_of: str | None = None
+
+    @property
+    def about_bytes(self) -> int:
+        """The exact size where it is known, else what a page's ``8.88 GB`` comes to; 0 where nothing is known."""
+        if isinstance(self.bytes, int):
+            return self.bytes
+        text = re.search(r"(\d+(?:\.\d+)?) ?([kMGT])B", self.size)
+        return int(float(text[1]) * 1000 ** (1 + "kMGT".index(text[2]))) if text else 0
 
 
 class Licence(Facts):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -18,6 +20,7 @@ AUTOMATIC = ("huggingface", "google_drive_file", "google_drive_folder", "http", 
 """Kinds of hosts that this program can fetch from; the others need a person."""
 
 _DRIVE = "https://drive.google.com"
+_REFUSALS = {401: "it is not there, or not public (401)", 403: "access is refused (403)", 404: "it is not there (404)"}
 _LINK = re.compile(r'<a[^>]+href="([^"]+)"[^>]*>(.*?)</a>', re.DOTALL)
 
 
@@ -58,39 +61,47 @@ def _hub(repository: str, name: str, archive: Archive | None) -> Remote:
     from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(repository, name, repo_type="dataset")
+    headers = {key: value for key, value in build_hf_headers().items() if key.lower() == "authorization"}
     try:
         metadata = get_hf_file_metadata(url)
     except GatedRepoError as error:
+        found = "your token was refused" if headers else "no token was found (HF_TOKEN, or `hf auth login`)"
         raise DownloadError(
-            f"{name}: https://huggingface.co/datasets/{repository} wants its terms accepted "
-            "there, and a token (HF_TOKEN)."
+            f"{name}: https://huggingface.co/datasets/{repository} gives files only to accounts that have accepted its "
+            f"terms on that page; {found}."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise DownloadError(f"{name}: the Hub does not give {repository} ({reason}).") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        why = "your token (HF_TOKEN) was refused" if status == 401 and headers else _REFUSALS.get(status, str(status))
+        raise DownloadError(f"{name}: the Hub does not give it from {repository}: {why}.") from error
+    except Exception as error:  # its HTTP library's own errors, which are no OSError
+        raise DownloadError(f"{name}: the Hub does not answer ({type(error).__name__}).") from error
     etag = (metadata.etag or "").strip('"')
     sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
-    headers = {key: value for key, value in build_hf_headers().items() if key.lower() == "authorization"}
     size = metadata.size or (_known(url, name, archive).size if archive else None)
     return Remote(url, name, size, None, sha256, headers=headers)
 
 
 def _drive(number: str, name: str, archive: Archive | None, key: str | None) -> Remote:
+    url = f"{_DRIVE}/uc?export=download&id={number}" + (f"&resourcekey={key}" if key else "")
+    return replace(_known(url, name, archive), resolve=lambda: _confirmed(url, name))
+
+
+def _confirmed(url: str, name: str) -> str:
     """The address behind Google Drive's "cannot scan for viruses" page, which gdown reads."""
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
-    url = f"{_DRIVE}/uc?export=download&id={number}" + (f"&resourcekey={key}" if key else "")
     with requests.get(url, stream=True, timeout=60, headers={"User-Agent": "msip"}) as response:
         if response.status_code == 404:
             raise DownloadError(f"{name}: it is not there (404); the Google Drive link is dead.")
-        if "text/html" in response.headers.get("Content-Type", ""):
-            page = response.text
-            try:
-                url = get_url_from_gdrive_confirmation(page)
-            except FileURLRetrievalError:
-                refuse_page(name, page.encode())
-    return _known(url, name, archive)
+        if "text/html" not in response.headers.get("Content-Type", ""):
+            return url
+        page = response.text
+    try:
+        return str(get_url_from_gdrive_confirmation(page))
+    except FileURLRetrievalError:
+        refuse_page(name, page.encode())
 
 
 def _drive_folder(
@@ -121,8 +132,11 @@ def kaggle_token() -> bool:
     return any((Path.home() / ".kaggle" / name).is_file() for name in ("kaggle.json", "access_token"))
 
 
-def kaggle(host: Host) -> Path:
-    """A Kaggle data set in kagglehub's cache. Raises ``DownloadError`` without a token or the package."""
+def kaggle(host: Host, to: Path) -> dict[str, Any]:
+    """Bring a Kaggle data set to the folder ``to``, unpacked by kagglehub. Returns what is recorded of it.
+
+    Raises ``DownloadError`` without a token or the package, and where Kaggle refuses.
+    """
     if not kaggle_token():
         raise DownloadError(f"{host.id} is on Kaggle and needs a token (~/.kaggle/kaggle.json or KAGGLE_API_TOKEN).")
     try:
@@ -130,6 +144,11 @@ def kaggle(host: Host) -> Path:
     except ImportError as error:
         raise DownloadError("kagglehub is not installed; pip install 'msip-pad[kaggle]'.") from error
     try:
-        return Path(kagglehub.dataset_download(host.id))
+        try:
+            kagglehub.dataset_download(host.id, output_dir=str(to))
+        except FileExistsError:  # an earlier call was killed while it unpacked
+            kagglehub.dataset_download(host.id, output_dir=str(to), force_download=True)
     except Exception as error:  # kagglehub raises its own and requests' errors
         raise DownloadError(f"{host.id}: Kaggle refused ({' '.join(str(error).split())[:150]}).") from error
+    files = [path for path in to.rglob("*") if path.is_file()]
+    return {str(host.id): {"bytes": sum(path.stat().st_size for path in files), "files": len(files), "checked": []}}

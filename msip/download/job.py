@@ -8,8 +8,7 @@ RAW/.msip/               accepted terms, and what has arrived
 from __future__ import annotations
 
 import json
-import re
-import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,16 +18,17 @@ from typing import Any, Literal
 from msip.archives import Limits, archive_sets, extract, sniff
 from msip.archives.movies import movie_name
 from msip.download.hosts import AUTOMATIC, kaggle, remotes
+from msip.download.shelf import KAGGLE, MOVIES, Placed, adopted, files_on_shelf, placed, same_name
 from msip.download.terms import open_terms
-from msip.download.transfer import Policy, Remote, fetch, hashes, place
+from msip.download.transfer import Policy, Remote, fetch, place
 from msip.errors import DownloadError, LayoutError, MsipError, OutputError
-from msip.files import free_bytes, human_bytes, make_output_folder, write_json
+from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
 from msip.frames import IMAGE_SUFFIXES, folder_matches, list_frames
 from msip.sources import Host, Source
 
 Progress = Callable[[str, int, int], None]
 """(stage, bytes since the last call, bytes more that are known to come)"""
-Status = Literal["arrived", "here", "failed", "manual", "planned"]
+Status = Literal["arrived", "here", "incomplete", "failed", "manual", "planned"]
 _SOURCES_AT_ONCE = 4
 
 
@@ -37,7 +37,8 @@ class Outcome:
     """What became of one source.
 
     Attributes:
-        status: ``arrived`` now, ``here`` before, ``failed``, ``manual`` (a person must act), or ``planned`` (dry run).
+        status: ``arrived`` now, ``here`` before, ``incomplete`` (fewer frames than the corpus takes), ``failed``,
+            ``manual`` (a person must act), or ``planned`` (dry run).
         frames: raw frames in its tree that the selection takes.
         files: what is recorded of each archive, by name.
         note: why it failed, what to do, or where the count differs.
@@ -61,7 +62,8 @@ def download(
 ) -> list[Outcome]:
     """Bring all ``sources`` under ``raw``, several at once; one that fails does not stop the others.
 
-    Terms must have been accepted before (``accept_terms``). Raises ``OutputError`` where the disk is too small.
+    Terms must have been accepted before (``accept_terms``). An interrupt ends all transfers; what has arrived is kept.
+    Raises ``OutputError`` where the disk is too small.
     """
     job = _Job(raw, policy or Policy(), limits or Limits(), progress or (lambda stage, done, more: None))
     if dry_run:
@@ -71,7 +73,12 @@ def download(
     make_output_folder(raw)
     job.refuse_full_disk(sources)
     with ThreadPoolExecutor(_SOURCES_AT_ONCE) as pool:
-        return list(pool.map(job.run, sources))
+        try:
+            return list(pool.map(job.run, sources))
+        except BaseException:
+            job.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @dataclass
@@ -79,7 +86,18 @@ class _Job:
     raw: Path
     policy: Policy
     limits: Limits
-    progress: Progress
+    report: Progress
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def progress(self, stage: str, done: int, more: int) -> None:
+        """Called often by every thread, so this is where an interrupt reaches them."""
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        self.report(stage, done, more)
+
+    def pause(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise KeyboardInterrupt
 
     def plan(self, source: Source) -> Outcome:
         if here := self._here(source):
@@ -90,14 +108,19 @@ class _Job:
         return Outcome(source.name, "planned", note=f"{source.size_text} from {hosts}")
 
     def refuse_full_disk(self, sources: list[Source]) -> None:
-        needed = 0
-        for source in sources:
-            names = next((host.files for host in _hosts(source)), ())
-            sizes = [archive.bytes for archive in source.archives if archive.name in names]
-            known = sum(size for size in sizes if isinstance(size, int))
-            folder = self._folder(source)
-            have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-            needed += 0 if self._here(source) else max(0, known - have)
+        self._refuse(sum(self._to_come(source) for source in sources))
+
+    def _to_come(self, source: Source) -> int:
+        """Bytes that the best host would send, as far as they are known; 0 where a person brings another set."""
+        names = next((host.files for host in _hosts(source)), ())
+        shelf = files_on_shelf(self._folder(source))
+        by_hand = shelf and not any(same_name(path.name, name) for path in shelf for name in names)
+        if by_hand or self._here(source):
+            return 0
+        known = sum(archive.about_bytes for archive in source.archives if archive.name in names)
+        return max(0, known - sum(path.stat().st_size for path in shelf))
+
+    def _refuse(self, needed: int) -> None:
         if needed > (free := free_bytes(self.raw)):
             raise OutputError(
                 f"{self.raw} has {human_bytes(free)} free, at least {human_bytes(needed)} are to come; free space, "
@@ -111,30 +134,42 @@ class _Job:
             return Outcome(source.name, "failed", note=str(error))
         except OSError as error:
             return Outcome(source.name, "failed", note=f"{error.filename or ''}: {error.strerror or error}".strip(": "))
+        except Exception as error:  # whatever it is, the other sources go on
+            return Outcome(source.name, "failed", note=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _bring(self, source: Source) -> Outcome:
-        placed = self._placed(source)
-        hosts = _hosts(source)
-        failures: list[str] = []
-        if not placed:
-            for host in hosts:
-                try:
-                    placed = self._from(source, host)
-                    break
-                except DownloadError as error:
-                    failures.append(str(error))
-        if not placed and failures:
+        record = self._read_record(source)
+        arrived = record.get("arrived", {})
+        shelf = placed(source, self._folder(source), arrived | record.get("files", {}))
+        files, failures = shelf.files, list[str]()
+        if shelf.files and shelf.missing and not shelf.left_to_host and source.access_class != "manual":
+            return Outcome(source.name, "manual", note=f"{_missing(shelf)} {self.instructions(source)}")
+        if not files or shelf.left_to_host or (arrived and not source.archives):
+            files, failures = self._from_hosts(source)
+        if failures:
             return Outcome(source.name, "failed", note=" ".join([*failures, self.instructions(source)]))
-        if not placed:
+        if not files:
             return Outcome(source.name, "manual", note=self.instructions(source))
-        self._write_record(source, {"done": False, "files": placed})
+        self._write_record(source, {"done": False, "files": files})
         self._unpack(source)
-        self._write_record(source, {"done": True, "files": placed})
+        self._write_record(source, {"done": True, "files": files})
         outcome = self._here(source)
         if outcome is None:
             raise LayoutError(f"{source.name}: its archives hold no frame where its layout says.")
-        outcome.status, outcome.files = "arrived", placed
+        if outcome.status == "incomplete" and shelf.missing and not shelf.left_to_host:
+            outcome.note += f". {_missing(shelf)}"
+        outcome.status = "arrived" if outcome.status == "here" else outcome.status
         return outcome
+
+    def _from_hosts(self, source: Source) -> tuple[dict[str, Any], list[str]]:
+        """The best host that gives all; what came, and why nothing did."""
+        failures: list[str] = []
+        for host in _hosts(source):
+            try:
+                return self._from(source, host), []
+            except DownloadError as error:
+                failures.append(str(error))
+        return {}, failures
 
     def _folder(self, source: Source) -> Path:
         return self.raw / "archives" / source.name
@@ -153,75 +188,61 @@ class _Job:
         write_json(self._record(source), record)
 
     def _here(self, source: Source) -> Outcome | None:
-        """A tree that an earlier run finished, or that a person has put there."""
+        """A tree that an earlier run finished, or that a person has put there; ``None`` where archives wait."""
         record = self._read_record(source)
-        if record and not record["done"]:
+        known = record.get("files", {})
+        if record and (not record["done"] or self._waiting(source, known)):
             return None
         try:
             frames = len(list_frames(source, self.raw).frames)
         except LayoutError:
             return None
-        note = ""
         if source.expected_images != "unknown" and frames < source.expected_images:
             note = f"only {frames:,} of {source.expected_images:,} frames: the tree is not complete"
-        return Outcome(source.name, "here", frames, record.get("files", {}), note)
+            return Outcome(source.name, "incomplete", frames, known, note)
+        return Outcome(source.name, "here", frames, known)
+
+    def _waiting(self, source: Source, known: dict[str, Any]) -> bool:
+        """Whether archives lie there that have not been unpacked."""
+        folder = self._folder(source)
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files_on_shelf(folder)}
+        return any(known.get(name, known.get(Path(name).name, {})).get("bytes") != size for name, size in sizes.items())
 
     def _from(self, source: Source, host: Host) -> dict[str, Any]:
         folder = self._folder(source)
         if host.kind == "kaggle":
-            shutil.copytree(kaggle(host), folder, copy_function=place, dirs_exist_ok=True)
-            return self._placed(source)
+            return kaggle(host, folder / KAGGLE)
         done = self._read_record(source).get("arrived", {})
         wanted = remotes(source, host)
-        self.progress("download", 0, sum(remote.size or 0 for remote in wanted))
+        sizes = {remote.name: remote.size or 0 for remote in wanted}
+        self._refuse(sum(sizes.values()) - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        self.progress("download", 0, sum(sizes.values()))
         for remote in wanted:
             target = folder / _safe(remote.name)
             if remote.name in done and target.exists() and target.stat().st_size == done[remote.name]["bytes"]:
-                self.progress("download", target.stat().st_size, 0)
+                self.progress("download", sizes[remote.name], 0)
                 continue
-            done[remote.name] = self._one(remote, target)
+            if record := adopted(remote, target):
+                self.progress("download", sizes[remote.name], 0)
+            done[remote.name] = record or self._one(remote, target)
             self._write_record(source, {"done": False, "arrived": done})
         return done
 
     def _one(self, remote: Remote, target: Path) -> dict[str, Any]:
-        return fetch(remote, target, self.policy, lambda count: self.progress("download", count, 0))
-
-    def _placed(self, source: Source) -> dict[str, Any]:
-        """Archives that a person has put into the folder (also under a browser's names), checked."""
-        folder = self._folder(source)
-        if not folder.is_dir() or "arrived" in self._read_record(source):
-            return {}
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _temporary(path)]
-        published = {archive.name: archive for archive in source.archives}
-        expected = [set(host.files) for host in source.access.hosts if host.files]
-        found: dict[str, Any] = {}
-        for file in files:
-            path = file
-            name = next((name for name in published if same_name(path.name, name)), path.name)
-            if name != path.name and not path.with_name(name).exists():
-                path = path.rename(path.with_name(name))
-            if name not in published and sniff(path) is None and not _slice(path):
-                raise DownloadError(f"{path} is no archive or movie; remove it or fetch it again.")
-            found[name] = {"bytes": path.stat().st_size, **hashes(path), "checked": [], "placed": True}
-            known = published.get(name)
-            if known and known.confidence == "high" and known.bytes not in ("unknown", path.stat().st_size):
-                raise DownloadError(f"{path} has {path.stat().st_size:,} bytes, {known.bytes:,} were published.")
-        if found and expected and set(found) & set().union(*expected):
-            missing = min((sorted(names - set(found)) for names in expected if names & set(found)), key=len)
-            return {} if missing else found
-        return found
+        return fetch(remote, target, self.policy, lambda n, more: self.progress("download", n, more), self.pause)
 
     def _unpack(self, source: Source) -> None:
         folder, to = self._folder(source), self.raw / source.name
         movies = source.imaging.container.startswith("seq")
         sets = archive_sets(folder)
-        if not sets:
+        loose = take_loose(folder / KAGGLE, to, members_of(source))
+        if not sets and not loose:
             raise DownloadError(f"{source.name}: {folder} holds no archive.")
         for parts in sets:
             if movies and sniff(parts[0]) == "seq":
                 continue
             # Movies are unpacked beside their archives: only their frames belong to the tree.
-            target, wanted = (folder / "movies", _movies) if movies else (to, members_of(source))
+            target, wanted = (folder / MOVIES, _movies) if movies else (to, members_of(source))
             size = sum(path.stat().st_size for path in parts)
             self.progress("unpack", 0, size)
             extract(parts, target, wanted, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
@@ -263,14 +284,11 @@ def _page(host: Host) -> str:
     return str(host.url or host.id)
 
 
-def same_name(found: str, published: str) -> bool:
-    """Whether a browser may have saved ``published`` as ``found``: ``x (1).zip``, ``Copy of x.zip``, other case."""
-    name = re.sub(r"^(?:copy of|kopie von|copie de|copia de|.{1,6}副本)[ _]*", "", found, flags=re.IGNORECASE)
-    name = re.sub(r" ?\(\d+\)(?=(?:\.[^.()]+)*$)", "", name)
-    if name.casefold() == published.casefold():
-        return True
-    # where the ending of the published name is unknown
-    return "." not in published and name.casefold().split(".")[0] == published.casefold()
+def _missing(shelf: Placed) -> str:
+    return (
+        f"{len(shelf.files)} of {len(shelf.files) + len(shelf.missing)} files are there; still missing: "
+        f"{', '.join(shelf.missing)}."
+    )
 
 
 def members_of(source: Source) -> Callable[[str], str | bool]:
@@ -293,17 +311,29 @@ def members_of(source: Source) -> Callable[[str], str | bool]:
     return wanted
 
 
+def take_loose(folder: Path, to: Path, wanted: Callable[[str], str | bool]) -> int:
+    """Put frames that came without an archive where they belong, as links where the disk can. Returns how many."""
+    taken = 0
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        place_at = wanted(path.relative_to(folder).as_posix()) if path.is_file() else False
+        if not place_at:
+            continue
+        target = to / (place_at if isinstance(place_at, str) else path.relative_to(folder))
+        taken += 1
+        if target.exists():
+            continue
+        with write_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(path)
+            except OSError:
+                place(path, target)
+    return taken
+
+
 def _movies(path: str) -> bool:
     return path.lower().endswith(".seq")
 
 
 def _safe(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
-def _temporary(path: Path) -> bool:
-    return path.suffix in (".part", ".crdownload") or path.name.endswith(".part.json") or path.name.startswith(".")
-
-
-def _slice(path: Path) -> bool:
-    return re.search(r"(?:\.\d{3}|\.z\d\d|[._]?part[._-]?\w{1,3}|\.zip)$", path.name, re.IGNORECASE) is not None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import requests
 
@@ -19,8 +19,8 @@ from msip.archives import sniff
 from msip.errors import DownloadError
 from msip.files import atomic_path, sync_file, write_errors, write_json
 
-Progress = Callable[[int], None]
-"""Bytes gained since the last call; negative where a transfer starts again."""
+Progress = Callable[[int, int], None]
+"""(bytes gained since the last call, negative where a transfer starts again; bytes to come, if nobody knew)"""
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _QUOTA = re.compile(rb"too many users|quota exceeded|download quota|exceeded the (?:number|rate)", re.IGNORECASE)
@@ -40,7 +40,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch; ``size``, ``md5`` and ``sha256`` where they are known; ``sure`` where a mismatch is an error."""
+    """A file to fetch; ``size``, ``md5`` and ``sha256`` where they are known; ``sure`` where a mismatch is an error.
+
+    ``resolve`` finds the address that serves the bytes, asked anew for every try: such addresses do not live long.
+    """
 
     url: str
     name: str
@@ -49,6 +52,7 @@ class Remote:
     sha256: str | None = None
     sure: bool = True
     headers: dict[str, str] = field(default_factory=dict)
+    resolve: Callable[[], str] | None = None
 
 
 class _TryAgain(Exception):
@@ -57,7 +61,9 @@ class _TryAgain(Exception):
         self.wait_s = wait_s
 
 
-def fetch(remote: Remote, target: Path, policy: Policy, progress: Progress) -> dict[str, Any]:
+def fetch(
+    remote: Remote, target: Path, policy: Policy, progress: Progress, pause: Callable[[float], None] = time.sleep
+) -> dict[str, Any]:
     """Bring ``remote`` to ``target``; what has arrived lies in ``<target>.part`` until it is whole and checked.
 
     Returns what is recorded about it: url, bytes, sha256, and how it was checked. Raises ``DownloadError``,
@@ -67,7 +73,8 @@ def fetch(remote: Remote, target: Path, policy: Policy, progress: Progress) -> d
     with write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
     failures, size = 0, part.stat().st_size if part.exists() else 0
-    progress(size)
+    progress(size, 0)
+    progress = _announcing(remote, progress)
     while True:
         try:
             _attempt(remote, part, policy, progress)
@@ -81,13 +88,25 @@ def fetch(remote: Remote, target: Path, policy: Policy, progress: Progress) -> d
                     f"{remote.name}: {error} ({failures} tries); {now:,} bytes are kept, run the same command again."
                 ) from error
             wait = policy.backoff_s * 2**failures * random.uniform(0.5, 1.0) if error.wait_s is None else error.wait_s
-            time.sleep(min(wait, policy.longest_wait_s))
+            pause(min(wait, policy.longest_wait_s))
     record = _checked(remote, part)
     with write_errors(target):
         sync_file(part)
         part.replace(target)
     _state(part).unlink(missing_ok=True)
     return record
+
+
+def _announcing(remote: Remote, progress: Progress) -> Progress:
+    """Pass on the size that a server tells: only once, and only where nobody knew it."""
+    told = remote.size is not None
+
+    def announce(gained: int, total: int) -> None:
+        nonlocal told
+        progress(gained, 0 if told else total)
+        told = told or total > 0
+
+    return announce
 
 
 def _state(part: Path) -> Path:
@@ -101,7 +120,8 @@ def _attempt(remote: Remote, part: Path, policy: Policy, progress: Progress) -> 
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with requests.get(remote.url, headers=headers, stream=True, timeout=policy.timeout_s) as response:
+        url = remote.resolve() if remote.resolve else remote.url
+        with requests.get(url, headers=headers, stream=True, timeout=policy.timeout_s) as response:
             total = _opening(remote, response, part, have, known, progress)
             if total is not None and have == total:
                 return
@@ -124,7 +144,8 @@ def _opening(
     validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
     resumed = response.status_code == 206 and span is not None and int(span[1]) == have
-    changed = bool(known) and known["validator"] != validator
+    size = int(span[2]) if span else None
+    changed = bool(known) and (known["validator"] != validator or size not in (None, known["total"] or size))
     if response.status_code == 416 or (have and response.status_code == 206 and (not resumed or changed)):
         _restart(part, have, progress)
         raise _TryAgain("the server could not go on where the transfer broke", 0.0)
@@ -139,6 +160,7 @@ def _opening(
         )
     if not resumed:
         _restart(part, have, progress)
+    progress(0, total or 0)
     write_json(_state(part), {"validator": validator, "total": total, "url": remote.url})
     return total
 
@@ -160,7 +182,7 @@ def _refuse_page(remote: Remote, response: requests.Response) -> None:
     refuse_page(remote.name, response.raw.read(1 << 16, decode_content=True))
 
 
-def refuse_page(name: str, page: bytes) -> None:
+def refuse_page(name: str, page: bytes) -> NoReturn:
     """Say which page came instead of a file. Raises ``DownloadError``."""
     title = re.search(rb"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
     shown = " ".join(title[1].decode("utf-8", "replace").split())[:80] if title else "no title"
@@ -175,7 +197,7 @@ def refuse_page(name: str, page: bytes) -> None:
 def _restart(part: Path, have: int, progress: Progress) -> None:
     part.unlink(missing_ok=True)
     _state(part).unlink(missing_ok=True)
-    progress(-have)
+    progress(-have, 0)
 
 
 def _receive(
@@ -194,7 +216,7 @@ def _receive(
             if not chunk:
                 break
             file.write(chunk)
-            progress(len(chunk))
+            progress(len(chunk), 0)
             gained += len(chunk)
             if (passed := time.monotonic() - window) > policy.slow_window_s:
                 if gained < policy.slow_bytes_per_s * passed:
@@ -240,7 +262,7 @@ def _checked(remote: Remote, part: Path) -> dict[str, Any]:
     return record
 
 
-def place(path: str, target: str) -> None:
-    """Copy a finished file of another program's cache to ``target``, whole or not at all."""
-    with atomic_path(Path(target)) as temporary:
+def place(path: Path, target: Path) -> None:
+    """Copy a finished file to ``target``, whole or not at all."""
+    with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)

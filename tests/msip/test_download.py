@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import random
+import signal
 import threading
 import time
 import zipfile
@@ -15,8 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
+import msip.download.hosts as hosts_module
 from msip import build
-from msip.download.job import download, members_of, same_name
+from msip.download.job import download, members_of
+from msip.download.shelf import same_name
 from msip.download.terms import accept_terms, accepted_terms
 from msip.download.transfer import Policy, Remote, fetch
 from msip.errors import DownloadError, OutputError
@@ -96,7 +99,7 @@ def server():
         running.shutdown()
 
 
-def get(url, target, gained=lambda count: None, **facts):
+def get(url, target, gained=lambda count, more: None, **facts):
     return fetch(Remote(url, "train.zip", **facts), target, PATIENCE, gained)
 
 
@@ -122,9 +125,9 @@ def test_each_fault_has_its_message_and_the_next_run_completes(fault, server, tm
         get(server, tmp_path / "train.zip", **facts)
     assert "train.zip" in str(caught.value) and not (tmp_path / "train.zip").exists()
     Faulty.fault = ""
-    gained = []
-    record = get(server, tmp_path / "train.zip", gained.append)
-    assert (tmp_path / "train.zip").read_bytes() == DATA and sum(gained) == len(DATA)
+    gained, told = [], []
+    record = get(server, tmp_path / "train.zip", lambda count, more: (gained.append(count), told.append(more)))
+    assert (tmp_path / "train.zip").read_bytes() == DATA and sum(gained) == sum(told) == len(DATA)
     assert record["sha256"] == hashlib.sha256(DATA).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["train.zip"]
 
@@ -175,12 +178,13 @@ def test_from_hosts_to_a_build_and_terms_in_it(server, tmp_path):
     assert not raw.exists()
     accept_terms(raw, sources)
     outcomes = {one.source: one for one in download(sources, raw, policy=PATIENCE)}
-    assert [one.status for one in outcomes.values()] == ["arrived", "manual", "failed"]
-    assert outcomes["dronevehicle"].frames == 5 and "broke" in outcomes["llvip"].note
+    assert [one.status for one in outcomes.values()] == ["incomplete", "manual", "failed"]
+    assert outcomes["dronevehicle"].frames == 5 and "5 of 17,990" in outcomes["dronevehicle"].note
+    assert "broke" in outcomes["llvip"].note
     assert "dr3i" in outcomes["lsotb_tir"].note and "archives/lsotb_tir" in outcomes["lsotb_tir"].note
     assert not list(raw.rglob("*trainimg/*"))
     before = Faulty.requests
-    assert download(sources[:1], raw, policy=PATIENCE)[0].status == "here" and Faulty.requests == before
+    assert download(sources[:1], raw, policy=PATIENCE)[0].status == "incomplete" and Faulty.requests == before
     build(raw, tmp_path / "out", sources=["dronevehicle"], with_rois=False)
     record = json.loads((tmp_path / "out/build.json").read_text())["sources"]["dronevehicle"]
     assert record["images"] == 5 and record["terms"] == accepted_terms(raw)["dronevehicle"]
@@ -192,7 +196,99 @@ def test_files_placed_by_hand_under_a_browsers_name(tmp_path):
     (tmp_path / "archives/dronevehicle/train (1).zip").write_bytes(DATA)
     accept_terms(tmp_path, [source])
     outcome = download([source], tmp_path, policy=PATIENCE)[0]
-    assert outcome.status == "arrived" and outcome.files["train.zip"]["placed"]
+    assert outcome.frames == 5 and outcome.files["train.zip"]["placed"]
+    assert outcome.files["train.zip"]["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+def parts_of_lsotb(raw, numbers, spell):
+    folder = raw / "archives/lsotb_tir"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        with zipfile.ZipFile(folder / spell(f"LSOTB-TIR_TrainingData_part{number}.zip"), "w") as file:
+            for frame in range(1, 12):
+                name = f"any/LSOTB-TIR_TrainingData/TrainingData/TIR_training_001/cat_{number}/{frame:08d}.jpg"
+                file.writestr(name, b"\xff\xd8\xff picture")
+
+
+def test_parts_that_come_one_after_the_other(tmp_path):
+    source = load_source("lsotb_tir")
+    parts_of_lsotb(tmp_path, (1, 2, 4), lambda name: f"Copy of {name}")
+    accept_terms(tmp_path, [source])
+    first = download([source], tmp_path)[0]
+    assert first.status == "incomplete" and first.frames == 3 * 2
+    assert "3 of 5" in first.note and "part3, LSOTB-TIR_TrainingData_part5" in first.note
+    parts_of_lsotb(tmp_path, (3, 5), lambda name: name.replace(".zip", " (1).zip"))
+    second = download([source], tmp_path)[0]
+    assert second.frames == 5 * 2 and len(second.files) == 5 and "missing" not in second.note
+    for path in (tmp_path / "archives/lsotb_tir").iterdir():
+        path.unlink()
+    assert download([source], tmp_path)[0].frames == 5 * 2
+
+
+def test_a_set_by_hand_that_lacks_parts_does_not_start_224_gigabytes(tmp_path):
+    source = load_source("lasher")
+    (tmp_path / "archives/lasher").mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / f"archives/lasher/LasHeR.z{number:02d}").write_bytes(b"PK\x07\x08 volume")
+    accept_terms(tmp_path, [source])
+    outcome = download([source], tmp_path, policy=PATIENCE)[0]
+    assert outcome.status == "manual" and "missing: LasHeR.z03" in outcome.note and "LasHeR.zip" in outcome.note
+
+
+def test_a_file_placed_by_hand_is_taken_where_the_host_has_the_same(server, tmp_path):
+    from msip.download.shelf import adopted
+
+    target = tmp_path / "train.zip"
+    (tmp_path / "train(2).zip").write_bytes(DATA)
+    right = hashlib.sha256(DATA).hexdigest()
+    assert adopted(Remote(server, "train.zip", len(DATA), sha256="0" * 64), target) is None
+    assert adopted(Remote(server, "train.zip", len(DATA) + 1), target) is None
+    assert adopted(Remote(server, "train.zip", len(DATA), sha256=right), target)["checked"] == ["bytes", "sha256"]
+    assert target.read_bytes() == DATA
+
+
+def test_no_room_is_said_before_anything_is_fetched(server, tmp_path, monkeypatch):
+    source = over_http(server)
+    accept_terms(tmp_path, [source])
+    monkeypatch.setattr("msip.download.job.free_bytes", lambda path: 8_000_000_000)
+    with pytest.raises(OutputError, match=r"8\.3 GiB are to come"):  # the page says 8.88 GB
+        download([source], tmp_path, policy=PATIENCE)
+    assert Faulty.requests == 0
+
+
+def test_any_error_of_one_source_leaves_the_others_alone(server, tmp_path, monkeypatch):
+    sources = [over_http(server), load_source("lsotb_tir"), load_source("llvip")]
+    real = hosts_module.remotes
+
+    def remotes(source, host):
+        if source.name == "llvip":
+            raise RuntimeError("a library's own error")
+        return real(source, host)
+
+    monkeypatch.setattr("msip.download.job.remotes", remotes)
+    accept_terms(tmp_path, sources)
+    outcomes = download(sources, tmp_path, policy=PATIENCE)
+    assert [one.status for one in outcomes] == ["incomplete", "manual", "failed"]
+    assert "a library's own error" in outcomes[2].note
+
+
+def test_an_interrupt_ends_all_transfers_and_the_next_run_goes_on(server, tmp_path):
+    Faulty.fault = "drip"
+    source = over_http(server)
+    accept_terms(tmp_path, [source])
+    patient = Policy(attempts=3, slow_window_s=60, timeout_s=2)
+    started, once = time.monotonic(), threading.Event()
+
+    def interrupt(stage, done, more):
+        if stage == "download" and done > 0 and not once.is_set():
+            once.set()
+            threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        download([source], tmp_path, policy=patient, progress=interrupt)
+    assert time.monotonic() - started < 30
+    Faulty.fault = ""
+    assert download([source], tmp_path, policy=PATIENCE)[0].frames == 5
 
 
 def test_browser_names():
@@ -220,9 +316,9 @@ def test_scut_movies_become_frames_that_build_reads(tmp_path):
     with zipfile.ZipFile(folder / "set00.zip", "w") as file:
         file.writestr("set00/V000.seq", movie(frames(25)))
     (folder / "set01").mkdir()
-    (folder / "set01/V001.seq").write_bytes(movie(frames(11, 1)))
+    (folder / "set01/V001 (1).seq").write_bytes(movie(frames(11, 1)))
     accept_terms(tmp_path, [source])
     outcome = download([source], tmp_path, policy=PATIENCE)[0]
-    assert outcome.status == "arrived" and outcome.frames == 3 + 2, outcome.note
+    assert outcome.status == "incomplete" and outcome.frames == 3 + 2, outcome.note
     report = build(tmp_path, tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
     assert report.images == 5

@@ -40,7 +40,9 @@ def test_a_folder_with_a_resource_key(monkeypatch):
     source = load_source("scut_fir_pedestrian")
     found = hosts.remotes(source, source.access.hosts[0])
     assert [remote.name for remote in found] == ["set00/V000.seq", "readme.txt"]
-    assert found[0].url.startswith("https://drive.usercontent.google.com/download?") and "confirm=t" in found[0].url
+    assert len(asked) == 2  # the addresses of the files are asked for when their turn comes
+    address = found[0].resolve()
+    assert address.startswith("https://drive.usercontent.google.com/download?") and "confirm=t" in address
     assert asked[0][1]["resourcekey"] == "0-Lvz6X5aOHUFzl4QYqpDVMg" and asked[1][1]["resourcekey"] == "0-k"
     assert any("resourcekey=0-m" in url for url, _ in asked)
 
@@ -50,7 +52,7 @@ def test_a_quota_page_is_named(monkeypatch):
     monkeypatch.setattr(hosts.requests, "get", lambda *_, **__: Answer(page))
     source = load_source("llvip")
     with pytest.raises(DownloadError, match="quota"):
-        hosts.remotes(source, source.access.hosts[0])
+        hosts.remotes(source, source.access.hosts[0])[0].resolve()
 
 
 def test_kaggle_needs_a_token(monkeypatch, tmp_path):
@@ -59,4 +61,4 @@ def test_kaggle_needs_a_token(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     host = load_source("llvip").access.hosts[0].model_copy(update={"kind": "kaggle", "id": "a/b"})
     with pytest.raises(DownloadError, match=r"kaggle\.json"):
-        hosts.kaggle(host)
+        hosts.kaggle(host, tmp_path)

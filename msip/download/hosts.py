@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -143,6 +144,7 @@ def kaggle(host: Host, to: Path) -> dict[str, Any]:
         import kagglehub
     except ImportError as error:
         raise DownloadError("kagglehub is not installed; pip install 'msip-pad[kaggle]'.") from error
+    logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it would write to standard output
     try:
         try:
             kagglehub.dataset_download(host.id, output_dir=str(to))
@@ -150,5 +152,6 @@ def kaggle(host: Host, to: Path) -> dict[str, Any]:
             kagglehub.dataset_download(host.id, output_dir=str(to), force_download=True)
     except Exception as error:  # kagglehub raises its own and requests' errors
         raise DownloadError(f"{host.id}: Kaggle refused ({' '.join(str(error).split())[:150]}).") from error
-    files = [path for path in to.rglob("*") if path.is_file()]
+    ours = to / ".complete"  # kagglehub's own notes
+    files = [path for path in to.rglob("*") if path.is_file() and ours not in path.parents]
     return {str(host.id): {"bytes": sum(path.stat().st_size for path in files), "files": len(files), "checked": []}}

@@ -169,9 +169,7 @@ def _change_flags(out: Path, count: int) -> None:
     manifest = Manifest.read(out)
     flags = manifest.table.column("flags").to_pylist()
     flags[:count] = [["changed"]] * count
-    index = SCHEMA.get_field_index("flags")
-    column = pa.array(flags, SCHEMA.field("flags").type)
-    Manifest(manifest.table.set_column(index, SCHEMA.field("flags"), column), out).write()
+    manifest.with_flags(flags).write()
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,12 @@ class Manifest:
         """The rows that carry none of ``flags``; ``duplicate_of`` also excludes ``duplicate_of:<image_id>``."""
         return Manifest(rows_without_flags(self.table, flags), self.root) if flags else self
 
+    def with_flags(self, flags: Sequence[Sequence[str]]) -> Manifest:
+        """The same rows with other flags, one list a row."""
+        field = SCHEMA.field("flags")
+        column = pa.array(flags, field.type)
+        return Manifest(self.table.set_column(self.table.schema.get_field_index("flags"), field, column), self.root)
+
     def digest(self) -> str:
         """SHA-256 of the manifest's file."""
         return sha256_file(self.root / MANIFEST_NAME)
@@ -143,3 +150,47 @@ def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     keep = np.ones(table.num_rows, bool)
     keep[parents[hit]] = False
     return table.filter(pa.array(keep))
+
+
+def carried_flags(table: pa.Table, earlier: pa.Table, computed: AbstractSet[str]) -> list[list[str]]:
+    """The flags of ``table``, and those that people or other commands gave the same images in an ``earlier`` manifest.
+
+    An image is the same if it comes from the same raw file and its stored file has the same SHA-256. A flag that names
+    another image, as ``duplicate_of:<image_id>`` does, follows that image to its new name and goes with it.
+
+    Args:
+        table, earlier: with the columns of ``SCHEMA``.
+        computed: names of flags that the build gives itself; ``table`` alone decides about them.
+    """
+    flags = [list(found or []) for found in table.column("flags").to_pylist()]
+    given = {
+        row: [flag for flag in found if flag not in computed]
+        for row, found in enumerate(earlier.column("flags").to_pylist())
+        if found and not computed >= set(found)
+    }
+    if not given:
+        return flags
+    rows = {key: row for row, key in enumerate(_identities(table))}
+    ids, earlier_ids = table.column("image_id").to_pylist(), earlier.column("image_id").to_pylist()
+    places = [rows.get(key) for key in _identities(earlier)]
+    renamed = {name: None if row is None else ids[row] for name, row in zip(earlier_ids, places, strict=True)}
+    for row, found in given.items():
+        place = places[row]
+        if place is not None:
+            moved = (_renamed(flag, renamed) for flag in found)
+            flags[place] += [flag for flag in moved if flag is not None and flag not in flags[place]]
+    return flags
+
+
+def _identities(table: pa.Table) -> Iterator[tuple[str, ...]]:
+    columns = (table.column(name).to_pylist() for name in ("source", "source_path", "sha256"))
+    return zip(*columns, strict=True)
+
+
+def _renamed(flag: str, renamed: dict[str, str | None]) -> str | None:
+    """``name:<image_id>`` with the image's new id; ``None`` if it is no longer there."""
+    name, colon, image_id = flag.partition(":")
+    if not colon or image_id not in renamed:
+        return flag
+    now = renamed[image_id]
+    return None if now is None else f"{name}:{now}"

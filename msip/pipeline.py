@@ -27,8 +27,9 @@ from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, write_errors, write_json
 from msip.frames import FrameList, list_folder, list_frames, number
 from msip.ledger import Ledger
-from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest
+from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
 from msip.process import (
+    BUILD_FLAGS,
     ENTRY_SCHEMA,
     PEAK_SCHEMA,
     RECIPE_VERSION,
@@ -350,18 +351,20 @@ def _drop_dark(plan: Plan, out: Path, engine: Engine, progress: Progress) -> Non
 
 
 def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: BuildReport) -> Manifest:
-    """Join the sources' rows, with those of sources that an earlier build left here."""
-    parts = {}
+    """Join the sources' rows, with those of sources that an earlier build left here, and flags given since."""
+    parts, earlier = {}, _earlier(out)
     for plan, table in zip(plans, tables, strict=True):
         _fill_report(plan, table)
         parts[plan.name] = _rows(table.filter(pc.is_null(table.column("problem"))))
-    for name, table in _earlier(out, set(parts)).items():
-        parts[name] = table
-        report.kept[name] = len(table)
+    for name, table in _by_source(earlier).items():
+        if name not in parts:
+            parts[name] = table
+            report.kept[name] = len(table)
     joined = pa.concat_tables([parts[name] for name in _source_order(parts)]).cast(SCHEMA).combine_chunks()
     if len(joined) == 0:
         raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
-    return Manifest(joined, out)
+    manifest = Manifest(joined, out)
+    return manifest.with_flags(carried_flags(joined, earlier, BUILD_FLAGS))
 
 
 def _problem_hint(plans: list[Plan]) -> str:
@@ -375,12 +378,14 @@ def _rows(entries: pa.Table) -> pa.Table:
     return table.select(SCHEMA.names)
 
 
-def _earlier(out: Path, rebuilt: set[str]) -> dict[str, pa.Table]:
-    if not (out / MANIFEST_NAME).exists():
-        return {}
-    table = Manifest.read(out).table.select(SCHEMA.names)
+def _earlier(out: Path) -> pa.Table:
+    """What an earlier build left; empty if none did."""
+    return Manifest.read(out).table.select(SCHEMA.names) if (out / MANIFEST_NAME).exists() else SCHEMA.empty_table()
+
+
+def _by_source(table: pa.Table) -> dict[str, pa.Table]:
     names = table.column("source").unique().to_pylist()
-    return {name: table.filter(pc.equal(table.column("source"), name)) for name in names if name not in rebuilt}
+    return {name: table.filter(pc.equal(table.column("source"), name)) for name in names}
 
 
 def _source_order(parts: dict[str, pa.Table]) -> list[str]:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from msip.errors import InspectionError
 from msip.inspection.rows import dataset_name, flag_name, sample_id
-from msip.manifest import SCHEMA, Manifest
+from msip.manifest import Manifest
 
 PATCH_PREFIXES = {"rois": "roi_", "crops": "crop_"}
 """A tag on a RoI or on a training crop becomes a flag of its image under this prefix."""
@@ -54,9 +52,7 @@ def pull_tags(fiftyone: Any, out: str | Path) -> PullReport:
             _tally(flags[row], new, added, removed)
             flags[row] = changed[sample_id(image_id)] = new
     if changed:
-        column = pa.array(flags, SCHEMA.field("flags").type)
-        table = manifest.table.set_column(manifest.table.schema.get_field_index("flags"), SCHEMA.field("flags"), column)
-        Manifest(table, manifest.root).write()
+        manifest.with_flags(flags).write()
     return PullReport(len(changed), dict(sorted(added.items())), dict(sorted(removed.items())))
 
 

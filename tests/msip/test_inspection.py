@@ -26,9 +26,7 @@ def with_flags(out, flags):
     column = manifest.table.column("flags").to_pylist()
     for row, value in flags.items():
         column[row] = value
-    index = SCHEMA.get_field_index("flags")
-    table = manifest.table.set_column(index, SCHEMA.field("flags"), pa.array(column, SCHEMA.field("flags").type))
-    Manifest(table, manifest.root).write()
+    manifest.with_flags(column).write()
 
 
 @pytest.fixture(scope="module")

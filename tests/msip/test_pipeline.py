@@ -16,6 +16,7 @@ import pytest
 from msip import Manifest, build
 from msip.errors import LayoutError, OutputError, SourceError, StemCollisionError
 from msip.frames import natural_key, stem_of
+from msip.manifest import carried_flags
 from msip.report import read_build
 from msip.verify import verify
 
@@ -246,6 +247,77 @@ def test_names():
 
 
 _BUILD = "from msip import build; build(None, {out!r}, folder={folder!r}, workers=2, with_rois=False)"
+
+
+def test_flags_given_since_the_build_survive_the_next_one(tmp_path):
+    """What people and other commands flagged stays with the image; what the build computes is the build's."""
+    folder, out = tmp_path / "frames", tmp_path / "out"
+    for index in range(10):
+        image = picture(index)
+        save(folder / f"{index}.png", cv2.applyColorMap(image, cv2.COLORMAP_JET) if index == 3 else image)
+    (folder / "copy").mkdir()
+    shutil.copy(folder / "7.png", folder / "copy/7.png")
+
+    def flags():
+        table = Manifest.read(out).table
+        columns = (table.column(name).to_pylist() for name in ("image_id", "flags"))
+        return {name: found for name, found in zip(*columns, strict=True) if found}
+
+    build(None, out, folder=folder, name="cam", with_rois=False)
+    untouched = manifest_bytes(out)
+    assert flags() == {"cam/3": ["colour_mapped"]}
+    given = {
+        "cam/0": ["reject"],
+        "cam/1": ["roi_hit", "near_duplicate_of:cam/2"],
+        "cam/3": ["colour_mapped", "reject"],
+        "cam/4": ["blank", "late:at night"],  # blank: not what the build computes
+        "cam/5": ["near_duplicate_of:cam/6"],
+        "cam/copy_7": ["duplicate_of:cam/7"],
+        "cam/8": ["reject"],
+        "cam/9": ["reject"],
+    }
+    manifest = Manifest.read(out)
+    manifest.with_flags([given.get(name, []) for name in manifest.table.column("image_id").to_pylist()]).write()
+    flagged = manifest_bytes(out)
+    (folder / "6.png").unlink()
+    save(folder / "8.png", picture(88))
+    build(None, out, folder=folder, name="cam", with_rois=False, workers=2)
+    expected = given | {"cam/4": ["late:at night"]}
+    for gone in ("cam/5", "cam/8"):  # the image that its flag names is no longer there; other pixels
+        del expected[gone]
+    assert flags() == expected
+    once = manifest_bytes(out)
+    build(None, out, folder=folder, name="cam", with_rois=False)
+    assert manifest_bytes(out) == once
+
+    shutil.rmtree(out)
+    save(folder / "6.png", picture(6))
+    save(folder / "8.png", picture(8))
+    for workers in (1, 2):  # from nothing, and from another build's ledgers: the same bytes as before
+        shutil.rmtree(out, ignore_errors=True)
+        build(None, out, folder=folder, name="cam", with_rois=False, workers=workers)
+        assert manifest_bytes(out) == untouched
+        (out / "manifest.parquet").write_bytes(flagged)
+        build(None, out, folder=folder, name="cam", with_rois=False, workers=workers)
+        assert flags() == given | {"cam/4": ["late:at night"]}
+
+
+def test_flags_follow_renumbered_images():
+    """A new sequence in the middle gives the images behind it other numbers."""
+
+    def rows(names):
+        return [
+            {"image_id": f"s/{number:07d}", "source": "s", "path": "p", "source_path": name, "sha256": name}
+            for number, name in enumerate(names)
+        ]
+
+    before = Manifest.from_rows(rows("abd"), Path())
+    before = before.with_flags([["reject"], [], ["near_duplicate_of:s/0000001", "blank"]])
+    after = Manifest.from_rows(rows("abcd"), Path())
+    expected = [["reject"], [], [], ["near_duplicate_of:s/0000001"]]
+    assert carried_flags(after.table, before.table, {"blank"}) == expected
+    before = before.with_flags([[], ["duplicate_of:s/0000002"], []])
+    assert carried_flags(after.table, before.table, {"blank"})[1] == ["duplicate_of:s/0000003"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from msip.errors import MsipError
 
 from .build import build, verify
 from .compare import compare
+from .curate import curate
 from .demo import demo
 from .doctor import doctor
 from .download import download
@@ -34,7 +35,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (sources, download, build, verify, rois, shard, inspect, pretrain, evaluate, compare, demo, doctor):
+COMMANDS = (
+    sources,
+    download,
+    build,
+    verify,
+    rois,
+    curate,
+    shard,
+    inspect,
+    pretrain,
+    evaluate,
+    compare,
+    demo,
+    doctor,
+)
+for command in COMMANDS:
     app.command()(command)
 app.command("export-crops")(export_crops)
 app.command("export-model")(export_model)

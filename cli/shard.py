@@ -25,6 +25,9 @@ def shard(
         Layout, typer.Option("--format", help="webdataset: tars of images and JSON; raw: decoded, for memory maps.")
     ] = Layout.webdataset,
     exclude_flag: ExcludeFlag = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Only the images of this subset (see `msip curate`).", show_default="all")
+    ] = None,
     workers: Workers = cores(),
     as_json: Json = False,
 ) -> None:
@@ -38,6 +41,7 @@ def shard(
             to,
             layout=layout.value,
             exclude_flags=tuple(exclude_flag or ()),
+            subset=subset,
             workers=workers,
             progress=lambda done, total: bars("shards", done, total),
         )

@@ -115,7 +115,7 @@ class Manifest:
         return self.root / self.table.column("path")[index].as_py()
 
     def without_flags(self, flags: Sequence[str]) -> Manifest:
-        """The rows that carry none of ``flags``; ``duplicate_of`` also excludes ``duplicate_of:<image_id>``."""
+        """The rows that carry none of ``flags``; see ``rows_without_flags``."""
         return Manifest(rows_without_flags(self.table, flags), self.root) if flags else self
 
     def with_flags(self, flags: Sequence[Sequence[str]]) -> Manifest:
@@ -141,12 +141,20 @@ class Manifest:
 
 
 def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
-    """The rows whose ``flags`` name none of ``flags``, neither whole nor before their colon."""
+    """The rows whose ``flags`` name none of ``flags``.
+
+    A name matches the whole flag, what stands before its colon, and that without ``_of``: ``duplicate`` and
+    ``duplicate_of`` both match ``duplicate_of:<image_id>``, and neither matches ``near_duplicate_of:<image_id>``.
+    """
     column = table.column("flags")
     parents = pc.list_parent_indices(column).to_numpy()
     names = pc.list_flatten(column).to_pylist()
     wanted = set(flags)
-    hit = np.fromiter((name in wanted or name.split(":", 1)[0] in wanted for name in names), bool, len(names))
+    matches = (
+        name in wanted or (kind := name.split(":", 1)[0]) in wanted or kind.removesuffix("_of") in wanted
+        for name in names
+    )
+    hit = np.fromiter(matches, bool, len(names))
     keep = np.ones(table.num_rows, bool)
     keep[parents[hit]] = False
     return table.filter(pa.array(keep))

@@ -1,6 +1,6 @@
 """A manifest's images as a few large files: WebDataset tars, or decoded grey pixels to be memory-mapped.
 
-    DIR/shards.json             what was sharded: layout, counts, flags left out, each file with its size and SHA-256
+    DIR/shards.json             what was sharded: layout, counts, flags left out, subset, each file's size and SHA-256
     DIR/index.arrow             one row an image: where it lies, its size, RoIs, flags and provenance
     DIR/msip-000000.tar|raw     the shards
 
@@ -30,6 +30,7 @@ from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags
 from msip.storage import Storage, filesystem, is_url, read_grey
+from msip.subsets import select_subset
 
 ShardLayout = Literal["webdataset", "raw"]
 
@@ -125,6 +126,7 @@ def shard(
     *,
     layout: ShardLayout = "webdataset",
     exclude_flags: tuple[str, ...] = (),
+    subset: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -137,6 +139,7 @@ def shard(
         layout: ``webdataset``: the stored bytes and a JSON record per image, in tars; ``raw``: decoded to one grey
             channel, the pixels that the trainer reads.
         exclude_flags: leave out images with any of these flags.
+        subset: only the images of this subset of the build (``msip curate --subset``).
         shard_bytes: the most a shard holds, unless a single image is larger.
         workers: processes.
         progress: called with images finished since the last call, and their total.
@@ -145,7 +148,10 @@ def shard(
         ManifestError: no manifest, nothing left to shard, or a stored image is gone or is not what it was.
         OutputError: ``to`` holds something else, or cannot be written.
     """
-    manifest = Manifest.read(out).without_flags(exclude_flags)
+    manifest = Manifest.read(out)
+    if subset is not None:
+        manifest = select_subset(manifest, subset)
+    manifest = manifest.without_flags(exclude_flags)
     if len(manifest) == 0:
         raise ManifestError(f"{out} leaves no image to shard; drop an --exclude-flag or build it again.")
     target = _Target(to)
@@ -158,7 +164,7 @@ def shard(
         known[name] = target.part(name)
         progress(images, len(manifest))
     parts = [known[job.name] for job in jobs]
-    summary = _summary(layout, exclude_flags, len(manifest), parts, jobs)
+    summary = _summary(layout, exclude_flags, subset, len(manifest), parts, jobs)
     target.publish(INDEX_NAME, _index_bytes(parts))
     target.publish(SUMMARY_NAME, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
     target.remove_others({job.name for job in jobs})
@@ -390,7 +396,12 @@ def _index_bytes(parts: Sequence[pa.Table]) -> bytes:
 
 
 def _summary(
-    layout: str, exclude_flags: Sequence[str], images: int, parts: Sequence[pa.Table], jobs: Sequence[_Job]
+    layout: str,
+    exclude_flags: Sequence[str],
+    subset: str | None,
+    images: int,
+    parts: Sequence[pa.Table],
+    jobs: Sequence[_Job],
 ) -> dict[str, Any]:
     files = []
     for job, part in zip(jobs, parts, strict=True):
@@ -402,6 +413,7 @@ def _summary(
         "layout": layout,
         "images": images,
         "exclude_flags": sorted(exclude_flags),
+        "subset": subset,
         "shards": files,
     }
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.radiometry import colour_fraction, to_grey
+from msip.radiometry import colour_fraction
 
 _CLIPPED_DARK, _CLIPPED_BRIGHT = 1, 254  # JPEG moves a clipped pixel by a level
 _BAR_RANGE = 6  # grey levels within a letterbox bar
@@ -51,14 +51,12 @@ class Appearance:
     histogram: NDArray[np.int32]
 
 
-def appearance(pixels: NDArray[np.uint8]) -> tuple[Appearance, NDArray[np.uint8]]:
-    """Measure an image, uint8 (h, w) or (h, w, 3 or 4); also returns its grey pixels within letterbox borders."""
-    grey = np.asarray(to_grey(pixels), np.uint8)
+def appearance(pixels: NDArray[np.uint8], grey: NDArray[np.uint8], inner: NDArray[np.uint8]) -> Appearance:
+    """Measure an image: as stored, uint8 (h, w) or (h, w, 3 or 4), as grey (h, w), and ``without_borders``."""
     counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     share = counts / grey.size
     levels = np.arange(256)
     mean = float(share @ levels)
-    inner = without_borders(grey)
     some = share[share > 0]
     cumulated = np.cumsum(share)
     low, high = np.searchsorted(cumulated, [0.01, 0.99])
@@ -74,7 +72,7 @@ def appearance(pixels: NDArray[np.uint8]) -> tuple[Appearance, NDArray[np.uint8]
         text=text_share(grey),
         polarity=polarity(inner),
         histogram=counts.reshape(HISTOGRAM_BINS, -1).sum(axis=1).astype(np.int32),
-    ), inner
+    )
 
 
 def without_borders(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msip.files import sha256_bytes
+
 VERSION = 1
 """Raised when the same image would get other numbers."""
 
@@ -63,6 +65,11 @@ def fingerprint(grey: NDArray[np.uint8]) -> NDArray[np.int8]:
     pressed = np.arcsinh(centred * (2 / deviation))
     low = (_BASIS @ pressed @ _BASIS.T * _WEIGHT).ravel()[_ORDER]
     return np.asarray(np.rint(low * (127 / np.abs(low).max())), np.int8)
+
+
+def pixels_digest(grey: NDArray[np.uint8]) -> str:
+    """Names the pixels of an image (h, w), whatever container or number of equal channels they are stored in."""
+    return sha256_bytes(repr(grey.shape).encode() + np.ascontiguousarray(grey).tobytes())
 
 
 def _shrink(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

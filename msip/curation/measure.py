@@ -12,16 +12,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.curation import fingerprint
-from msip.curation.appearance import HISTOGRAM_BINS, appearance
+from msip.curation.appearance import HISTOGRAM_BINS, appearance, without_borders
 from msip.curation.fingerprint import LENGTH, Fingerprints
 from msip.engine import Engine
-from msip.files import sha256_bytes
 from msip.ledger import Ledger
 from msip.manifest import Manifest
+from msip.radiometry import to_grey
 
 _BATCH = 64
 _APPEARANCE_VERSION = 1
-_NUMBERS = ("mean", "std", "entropy", "contrast", "clipped_dark", "clipped_bright", "coloured", "letterbox", "text",
+NUMBERS = ("mean", "std", "entropy", "contrast", "clipped_dark", "clipped_bright", "coloured", "letterbox", "text",
             "polarity")  # fmt: skip
 
 ENTRY = pa.schema(
@@ -29,7 +29,7 @@ ENTRY = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("vector", pa.binary(LENGTH)),  # null: the image is gone or cannot be decoded
         pa.field("pixels_sha256", pa.string()),  # of size and grey values: what a viewer sees, whatever the container
-        *(pa.field(name, pa.float32()) for name in _NUMBERS),
+        *(pa.field(name, pa.float32()) for name in NUMBERS),
         pa.field("histogram", pa.list_(pa.int32(), HISTOGRAM_BINS)),
     ]
 )
@@ -50,12 +50,13 @@ def read_pixels(path: Path) -> NDArray[np.uint8] | None:
 
 def measure_pixels(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """An entry without its ``sha256``: what is measured of one image."""
-    found, inner = appearance(pixels)
-    grey = np.ascontiguousarray(pixels)
+    grey = np.asarray(to_grey(pixels), np.uint8)
+    inner = without_borders(grey)
+    found = appearance(pixels, grey, inner)
     return {
         "vector": fingerprint.fingerprint(inner).tobytes(),
-        "pixels_sha256": sha256_bytes(repr(grey.shape).encode() + grey.tobytes()),
-        **{name: getattr(found, name) for name in _NUMBERS},
+        "pixels_sha256": fingerprint.pixels_digest(grey),
+        **{name: getattr(found, name) for name in NUMBERS},
         "histogram": found.histogram.tolist(),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.curation.appearance import without_borders
-from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint
+from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint, pixels_digest
 from msip.curation.matching import best_matches
 from msip.errors import FrameError, ManifestError
 from msip.manifest import MANIFEST_NAME, Manifest
@@ -32,6 +32,7 @@ class NearDuplicate:
     Attributes:
         path, other: the two files.
         similarity: above the threshold, up to 1.
+        exact: their grey pixels are equal.
         variant: what was done to ``path``: ``same``, ``mirrored`` ... (``fingerprint.VARIANTS``).
     """
 
@@ -39,6 +40,7 @@ class NearDuplicate:
     other: Path
     similarity: float
     variant: str
+    exact: bool
 
 
 def near_duplicates(
@@ -60,27 +62,50 @@ def near_duplicates(
     """
     if not 0 < min_similarity <= 1:
         raise ValueError(f"min_similarity is {min_similarity}, expected a number above 0 and at most 1")
-    paths, prints = read_fingerprints(a, threads)
-    other_paths, others = (paths, None) if b is None else read_fingerprints(b, threads)
-    found = best_matches(prints, others, least=min_similarity, flips=flips, threads=threads)
-    rows = np.flatnonzero(found.partner[:, 2] >= 0)
+    mine = read_image_prints(image_files(a), threads)
+    theirs = mine if b is None else read_image_prints(image_files(b), threads)
+    return nearest(mine, theirs, min_similarity=min_similarity, flips=flips, threads=threads)
+
+
+@dataclass(frozen=True)
+class ImagePrints:
+    """Files, their fingerprints, and what names their pixels (``None`` for a file that cannot be read)."""
+
+    paths: list[Path]
+    prints: Fingerprints
+    digests: list[str | None]
+
+    @property
+    def unreadable(self) -> list[Path]:
+        """Files that are like no other because they cannot be read."""
+        return [path for path, digest in zip(self.paths, self.digests, strict=True) if digest is None]
+
+
+def nearest(
+    mine: ImagePrints, theirs: ImagePrints, *, min_similarity: float, flips: bool = False, threads: int = 2
+) -> list[NearDuplicate]:
+    """As ``near_duplicates``, of images that are read already; within one set where both are the same object."""
+    others = None if theirs is mine else theirs.prints
+    found = best_matches(mine.prints, others, least=min_similarity, flips=flips, threads=threads)
+    rows = np.flatnonzero(found.partner[:, 2] >= 0).tolist()
+    partners = found.partner[rows, 2].tolist()
     return [
         NearDuplicate(
-            paths[row],
-            other_paths[found.partner[row, 2]],
+            mine.paths[row],
+            theirs.paths[other],
             float(found.similarity[row, 2]),
             VARIANTS[found.variant[row, 2]],
+            mine.digests[row] == theirs.digests[other],
         )
-        for row in rows.tolist()
+        for row, other in zip(rows, partners, strict=True)
     ]
 
 
-def read_fingerprints(images: Images, threads: int) -> tuple[list[Path], Fingerprints]:
-    """The files of ``images`` in order, and their fingerprints; unreadable ones are like no other."""
-    paths = image_files(images)
+def read_image_prints(paths: Sequence[Path], threads: int) -> ImagePrints:
+    """Read files of any kind that a build reads, in their order."""
     with ThreadPoolExecutor(threads) as pool:
-        vectors = list(pool.map(_vector, paths))
-    return paths, Fingerprints.of(vectors)
+        done = list(pool.map(_read, paths))
+    return ImagePrints(list(paths), Fingerprints.of([vector for vector, _ in done]), [digest for _, digest in done])
 
 
 def image_files(images: Images) -> list[Path]:
@@ -98,8 +123,9 @@ def image_files(images: Images) -> list[Path]:
     return found
 
 
-def _vector(path: Path) -> NDArray[np.int8]:
+def _read(path: Path) -> tuple[NDArray[np.int8], str | None]:
     try:
-        return fingerprint(without_borders(read_grey8(path)))
+        grey = read_grey8(path)
     except (FrameError, OSError):
-        return np.zeros(LENGTH, np.int8)
+        return np.zeros(LENGTH, np.int8), None
+    return fingerprint(without_borders(grey)), pixels_digest(grey)

@@ -17,7 +17,7 @@ from msip.radiometry.checks import COLOUR_MAPPED
 
 LOW_CONTRAST = 0.08
 SATURATED = 0.35
-OVERLAY_COLOUR, OVERLAY_TEXT = 0.002, 0.04
+OVERLAY_COLOUR, OVERLAY_TEXT = 0.002, 0.08
 LETTERBOX = 0.03
 BLACK_HOT = -1.5
 SMALL_SIDE = 64
@@ -69,11 +69,8 @@ RULES = (
     ),
     Rule(
         "saturated",
-        lambda c: np.maximum(c["clipped_dark"], c["clipped_bright"]) - c["letterbox"],
-        lambda c: (
-            (np.maximum(c["clipped_dark"], c["clipped_bright"]) - c["letterbox"] >= SATURATED)
-            & (c["std"] >= _BLANK_STD)
-        ),
+        lambda c: _clipped(c),
+        lambda c: (_clipped(c) >= SATURATED) & (c["std"] >= _BLANK_STD),
         "{score:.0%} of the pixels are at the lowest or highest grey level",
     ),
     Rule(
@@ -97,7 +94,7 @@ RULES = (
     Rule(
         "black_hot_guess",
         lambda c: c["polarity"],
-        lambda c: c["polarity"] <= BLACK_HOT,
+        lambda c: (c["polarity"] <= BLACK_HOT) & (_clipped(c) < SATURATED),  # a clipped range skews everything
         "small things are darker than their surroundings (skewness {score:.1f})",
     ),
     Rule(
@@ -108,6 +105,10 @@ RULES = (
     ),
 )
 """In the order in which an image carries them."""
+
+
+def _clipped(columns: Columns) -> NDArray:
+    return np.asarray(np.maximum(columns["clipped_dark"], columns["clipped_bright"]) - columns["letterbox"])
 
 
 def _coloured_overlay(columns: Columns) -> NDArray:

@@ -60,9 +60,11 @@ def set_names(places: Sequence[str | Path]) -> list[str]:
     for place in places:
         path = Path(place).resolve()
         names.append((path.parent if path.suffix == ".parquet" else path).name.replace(":", "_") or "set")
-    for index, name in enumerate(names):
-        if names.count(name) > 1:  # as .../test and .../val of two sets
-            names[index] = f"{Path(places[index]).resolve().parent.name}_{name}"
+    twice = {name for name in names if names.count(name) > 1}  # as .../a/images and .../b/images
+    names = [
+        f"{Path(place).resolve().parent.name}_{name}" if name in twice else name
+        for place, name in zip(places, names, strict=True)
+    ]
     if len(set(names)) < len(names):
         raise MsipError(
             f"two of the sets given with --against have the same name ({', '.join(names)}); rename a folder."

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from msip.curation.fingerprint import LENGTH, Fingerprints, variant_signs
 from msip.jit import exact_jit
 
-RELATIONS = ("same sequence", "other sequence", "other source")
+RELATIONS = ("same sequence", "same source", "other source")
 _BLOCK = 256  # rows a task compares with all others
 _TILE = 4096  # of the others: their first words stay in the processor's cache meanwhile
 

@@ -3,19 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+from curation_scenes import scene
 
 from msip.curation import near_duplicates
 from msip.curation.fingerprint import VARIANTS, Fingerprints, fingerprint, variant_signs
 from msip.curation.matching import best_matches, leaders
 from msip.errors import ManifestError
-
-
-def scene(seed, shape=(96, 128)):
-    """Smooth blobs and a few small hot things: no two alike."""
-    rng = np.random.default_rng(seed)
-    image = cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), 6)
-    image += 0.5 * cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), 2)
-    return cv2.normalize(image, None, 20, 220, cv2.NORM_MINMAX).astype(np.uint8)
 
 
 def similarity(first, second):

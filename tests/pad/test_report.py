@@ -162,10 +162,10 @@ def test_a_diverged_run_leaves_its_page(tmp_path, monkeypatch):
 
     data = make_manifest(tmp_path / "data").root
 
-    def diverge(self, loss):
+    def diverge(self):
         raise RunError("the loss is not finite")
 
-    monkeypatch.setattr(Trainer, "_update", diverge)
+    monkeypatch.setattr(Trainer, "_check_finite", diverge)
     with pytest.raises(RunError, match="not finite"):
         pretrain(config(data, tmp_path / "run"), say=quiet)
     assert "the loss is not finite" in page(tmp_path / "run")

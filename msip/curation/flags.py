@@ -69,7 +69,7 @@ RULES = (
     ),
     Rule(
         "saturated",
-        lambda c: _clipped(c),
+        lambda c: _clipped(c),  # noqa: PLW0108 - defined below
         lambda c: (_clipped(c) >= SATURATED) & (c["std"] >= _BLANK_STD),
         "{score:.0%} of the pixels are at the lowest or highest grey level",
     ),

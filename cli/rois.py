@@ -19,6 +19,14 @@ class CropMode(str, Enum):
     training = "training"
 
 
+class CropFormat(str, Enum):
+    """What the crops are written as."""
+
+    folder = "folder"
+    webdataset = "webdataset"
+    coco = "coco"
+
+
 class ProposalsName(str, Enum):
     """How RoIs are found; the names of ``msip.proposals.PROPOSALS``."""
 
@@ -73,19 +81,31 @@ def rois(
 def export_crops(
     out: Out,
     to: Annotated[Path, typer.Option(help="A new folder, or one of an earlier export.")],
+    fmt: Annotated[
+        CropFormat,
+        typer.Option(
+            "--format",
+            help="folder: PNG files; webdataset: tars of PNG and JSON; coco: PNG files, and annotations.json with the "
+            "proposals in each.",
+        ),
+    ] = CropFormat.folder,
     mode: Annotated[
         CropMode, typer.Option(help="rois: the proposals as they are; training: what the trainer sees.")
     ] = CropMode.rois,
     per_image: Annotated[
         int | None, typer.Option(min=1, help="At most this many an image.", show_default="rois: all, training: 1")
     ] = None,
+    padding: Annotated[
+        int, typer.Option(min=0, help="Pixels of surroundings on each side of a proposal, as far as the image goes.")
+    ] = 0,
+    min_size: Annotated[int, typer.Option(min=1, help="Leave out proposals whose shorter side has fewer pixels.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
     epoch: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
     exclude_flag: ExcludeFlag = None,
     workers: Workers = cores(),
     as_json: Json = False,
 ) -> None:
-    """Write crops as PNG files, with a table of where each comes from and a contact sheet."""
+    """Write crops as files, tars or COCO, with a table of where each comes from and a contact sheet."""
     from msip.export import SHEET_NAME
     from msip.export import export_crops as run
 
@@ -93,8 +113,11 @@ def export_crops(
         report = run(
             out,
             to,
+            fmt=fmt.value,
             mode=mode.value,
             per_image=per_image,
+            padding=padding,
+            min_size=min_size,
             seed=seed,
             epoch=epoch,
             exclude_flags=tuple(exclude_flag or ()),
@@ -104,8 +127,9 @@ def export_crops(
     if as_json:
         print_json(vars(report))
         return
+    kept = f"; those of {report.kept:,} images were there" if report.kept else ""
     print_line(
-        f"{report.crops:,} crops of {report.images:,} images in {to} ({report.without_crops:,} images gave none)."
+        f"{report.crops:,} crops of {report.images:,} images in {to} ({report.without_crops:,} images gave none{kept})."
     )
     if report.crops:
         print_line(f"Look at {to / SHEET_NAME}.")

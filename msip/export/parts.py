@@ -1,0 +1,267 @@
+"""The pieces that an export is made of: some images each, written by a worker, noted when whole.
+
+``TO/.msip/export/<name>.parquet`` has one row a crop (``PART_SCHEMA``). It is written twice: before the crops, so that
+what a killed export left behind is known, and after them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from msip.errors import ManifestError
+from msip.export.recipe import Crop, CropRecipe
+from msip.files import atomic_path, write_bytes
+from msip.manifest import ROI_FIELDS, Manifest
+from msip.pictures import encode_png
+from msip.proposals import read_image
+from msip.shards import add_tar_member, end_tar, tar_key
+
+CropFormat = Literal["folder", "webdataset", "coco"]
+
+IMAGES_A_PART = 32
+"""Of an export to files; a tar holds as many images as fit."""
+
+_VERSION = 1
+_READ = ("image_id", "source", "split", "path", "width", "height", "channels", "sha256", "transform", "licence", "rois")
+_BOX = pa.struct([pa.field(name, pa.float64()) for name in ROI_FIELDS])
+
+PART_SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string()),  # of the crop, relative to TO; its name in the tar
+        pa.field("shard", pa.string()),  # the tar that holds it
+        pa.field("offset", pa.int64()),  # of its bytes in the tar
+        pa.field("length", pa.int64()),
+        pa.field("image_id", pa.string()),
+        pa.field("mode", pa.string()),
+        pa.field("view", pa.int32()),
+        *(pa.field(name, pa.int32()) for name in ROI_FIELDS[:4]),  # the crop in the stored image
+        *(pa.field(f"roi_{name}", pa.int32()) for name in ROI_FIELDS),  # the proposal that was cut out
+        pa.field("size", pa.int32()),  # side in pixels that it was squashed to
+        pa.field("flip", pa.int8()),
+        pa.field("seed", pa.int64()),
+        pa.field("epoch", pa.int64()),
+        pa.field("crop_width", pa.int32()),
+        pa.field("crop_height", pa.int32()),
+        pa.field("source", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("image_sha256", pa.string()),  # of the stored image
+        pa.field("transform", pa.string()),  # from the raw frame to the crop
+        pa.field("boxes", pa.list_(_BOX)),  # proposals in the crop, in its pixels
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a manifest, and what becomes of them.
+
+    Attributes:
+        name: of the part.
+        digest: names exactly these crops of these images.
+        root: the build.
+        to: the export.
+        fmt: what is written.
+        recipe: which crops.
+        images: rows of the manifest, as an Arrow stream (compact, and quick to send to a worker).
+    """
+
+    name: str
+    digest: str
+    root: Path
+    to: Path
+    fmt: CropFormat
+    recipe: CropRecipe
+    images: bytes
+
+    @property
+    def note(self) -> Path:
+        """Where the part is noted."""
+        return notes_folder(self.to) / f"{self.name}.parquet"
+
+    @property
+    def shard(self) -> str | None:
+        """The tar."""
+        return f"{self.name}.tar" if self.fmt == "webdataset" else None
+
+
+def notes_folder(to: Path) -> Path:
+    """Where an export keeps its notes; marks a folder as an export."""
+    return to / ".msip" / "export"
+
+
+def plan(manifest: Manifest, to: Path, fmt: CropFormat, recipe: CropRecipe, tar_pixels: int) -> Iterator[Part]:
+    """Consecutive images; a tar is closed before its crops would have more than ``tar_pixels`` pixels together."""
+    table = manifest.table.select(_READ)
+    start, filled, number = 0, 0, 0
+    for row in range(len(manifest)):
+        pixels = _pixels(manifest, row, recipe) if fmt == "webdataset" else 0
+        full = filled + pixels > tar_pixels if fmt == "webdataset" else row - start == IMAGES_A_PART
+        if full and row > start:
+            yield _part(table.slice(start, row - start), number, manifest.root, to, fmt, recipe)
+            start, filled, number = row, 0, number + 1
+        filled += pixels
+    yield _part(table.slice(start), number, manifest.root, to, fmt, recipe)
+
+
+def _pixels(manifest: Manifest, row: int, recipe: CropRecipe) -> int:
+    if recipe.mode == "training":
+        return (recipe.per_image or 1) * recipe.crop.size**2
+    size = int(manifest.table.column("width")[row].as_py()), int(manifest.table.column("height")[row].as_py())
+    return sum(crop.box[2] * crop.box[3] for crop in recipe.crops("", size, manifest.rois(row)))
+
+
+def _part(table: pa.Table, number: int, root: Path, to: Path, fmt: CropFormat, recipe: CropRecipe) -> Part:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    images = sink.getvalue().to_pybytes()
+    digest = hashlib.sha256(f"{_VERSION} {fmt} {recipe}".encode() + images).hexdigest()
+    return Part(f"crops-{number:06d}", digest, root, to, fmt, recipe, images)
+
+
+def is_finished(part: Part) -> bool:
+    """Whether all crops of the part are there, whole."""
+    table = read_note(part.note)
+    if table is None or not finished_note(table) or table.schema.metadata[b"digest"].decode() != part.digest:
+        return False
+    try:
+        if part.shard:
+            return (part.to / part.shard).stat().st_size == int(table.schema.metadata[b"bytes"])
+        files, lengths = (table.column(name).to_pylist() for name in ("file", "length"))
+        return all((part.to / file).stat().st_size == length for file, length in zip(files, lengths, strict=True))
+    except OSError:
+        return False
+
+
+def read_note(path: Path) -> pa.Table | None:
+    """What is noted about a part, ``None`` if it cannot be read."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return table if table.schema.names == PART_SCHEMA.names else None
+
+
+def finished_note(table: pa.Table) -> bool:
+    """Whether the part was whole when it was noted."""
+    return int(table.schema.metadata[b"bytes"]) >= 0
+
+
+def remove_part(to: Path, note: Path) -> None:
+    """Remove the crops of a part of an earlier export, then its note."""
+    table = read_note(note)
+    if table is not None:
+        for name in {shard or file for file, shard in zip(*_columns(table, "file", "shard"), strict=True)}:
+            (to / name).unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
+
+
+def write_part(part: Part) -> tuple[str, int]:
+    """Write the crops of one part; returns its name and its number of images."""
+    with pa.ipc.open_stream(part.images) as reader:
+        manifest = Manifest(reader.read_all(), part.root)
+    crops = [list(_crops(part, manifest, row)) for row in range(len(manifest))]
+    rows = [[_row(part, manifest, row, crop) for crop in of_image] for row, of_image in enumerate(crops)]
+    _write_note(part, rows, -1)
+    size = (_write_tar if part.shard else _write_files)(part, manifest, crops, rows)
+    _write_note(part, rows, size)
+    return part.name, len(manifest)
+
+
+def _crops(part: Part, manifest: Manifest, row: int) -> Iterator[Crop]:
+    image_id, width, height = (manifest.table.column(name)[row].as_py() for name in ("image_id", "width", "height"))
+    return part.recipe.crops(image_id, (width, height), manifest.rois(row))
+
+
+def _row(part: Part, manifest: Manifest, row: int, crop: Crop) -> dict[str, Any]:
+    columns = ("image_id", "source", "split", "licence", "sha256", "transform")
+    image_id, source, split, licence, sha256, transform = (manifest.table.column(n)[row].as_py() for n in columns)
+    key = tar_key(image_id) if part.shard else image_id
+    drawn = {"size": crop.side, "flip": int(crop.flip), "seed": part.recipe.seed, "epoch": part.recipe.epoch}
+    return {
+        "file": f"{key}_{crop.view}.png",
+        "shard": part.shard,
+        "image_id": image_id,
+        "mode": part.recipe.mode,
+        "view": crop.view,
+        **dict(zip(ROI_FIELDS[:4], crop.box, strict=True)),
+        **({f"roi_{name}": value for name, value in zip(ROI_FIELDS, crop.roi, strict=True)} if crop.roi else drawn),
+        **dict(zip(("crop_width", "crop_height"), crop.size, strict=True)),
+        "source": source,
+        "split": split,
+        "licence": licence,
+        "image_sha256": sha256,
+        "transform": "; ".join(step for step in (transform, crop.steps) if step),
+        "boxes": [dict(zip(ROI_FIELDS, box, strict=True)) for box in crop.boxes],
+    }
+
+
+def _write_note(part: Part, rows: list[list[dict[str, Any]]], size: int) -> None:
+    with_crops = sum(1 for of_image in rows if of_image)
+    notes = {"digest": part.digest, "images": str(len(rows)), "with_crops": str(with_crops), "bytes": str(size)}
+    flat = [row for of_image in rows for row in of_image]
+    with atomic_path(part.note, sync=False) as temporary:
+        table = pa.Table.from_pylist(flat, schema=PART_SCHEMA.with_metadata(notes))
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def _write_files(part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
+    size = 0
+    for record, data in _encoded(part, manifest, crops, rows):
+        write_bytes(part.to / record["file"], data, sync=False)
+        record |= {"offset": 0, "length": len(data)}
+        size += len(data)
+    return size
+
+
+def _write_tar(part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
+    with atomic_path(part.to / str(part.shard)) as temporary:
+        with temporary.open("wb") as file:
+            for record, data in _encoded(part, manifest, crops, rows):
+                text = json.dumps(_provenance(record), ensure_ascii=False, sort_keys=True)
+                record |= {"offset": add_tar_member(file, record["file"], data), "length": len(data)}
+                add_tar_member(file, record["file"].removesuffix(".png") + ".json", text.encode())
+            end_tar(file)
+        return temporary.stat().st_size
+
+
+def _encoded(
+    part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each crop's record, and its PNG; an image without crops is not read."""
+    for row, of_image in enumerate(crops):
+        if of_image:
+            image = _read_image(part, manifest, row)
+            for crop, record in zip(of_image, rows[row], strict=True):
+                yield record, encode_png(crop.pixels(image))
+
+
+def _provenance(record: dict[str, Any]) -> dict[str, Any]:
+    """A crop's record in a tar: what is known, without where it lies."""
+    return {name: value for name, value in record.items() if name not in ("file", "shard") and value is not None}
+
+
+def _read_image(part: Part, manifest: Manifest, row: int) -> NDArray[np.uint8]:
+    """One channel for training crops, as the trainer reads it; a proposal is shown as it was found."""
+    columns = ("channels", "width", "height")
+    channels, width, height = (manifest.table.column(name)[row].as_py() for name in columns)
+    path = manifest.path(row)
+    image = read_image(path, 1 if part.recipe.mode == "training" else channels)
+    if image is None or image.shape[:2] != (height, width):
+        raise ManifestError(f"{path} is gone or is not what the manifest says; run the build again to restore it.")
+    return image
+
+
+def _columns(table: pa.Table, *names: str) -> Iterator[list[Any]]:
+    return (table.column(name).to_pylist() for name in names)

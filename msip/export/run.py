@@ -1,0 +1,154 @@
+"""``msip export-crops``: plan, write in parallel, list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from msip.crops import RoiCrop
+from msip.engine import run_tasks
+from msip.errors import ManifestError, MsipError, OutputError
+from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_coco, write_sheet, write_table
+from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
+from msip.export.recipe import CropRecipe, Mode
+from msip.files import local_path, make_output_folder
+from msip.manifest import Manifest
+from msip.resize import warm_up
+
+TAR_PIXELS = 256 << 20
+"""A tar of crops is closed before they have more pixels than this; a pixel takes at most about a byte."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote.
+
+    Attributes:
+        images: looked at.
+        crops: in the export.
+        without_crops: images that gave none.
+        kept: images whose crops were there from an earlier, perhaps interrupted, run.
+    """
+
+    images: int
+    crops: int
+    without_crops: int
+    kept: int
+
+
+def export_crops(
+    out: str | Path,
+    to: str | Path,
+    *,
+    fmt: CropFormat = "folder",
+    mode: Mode = "rois",
+    per_image: int | None = None,
+    padding: int = 0,
+    min_size: int = 1,
+    seed: int = 0,
+    epoch: int = 0,
+    crop: RoiCrop | None = None,
+    exclude_flags: tuple[str, ...] = (),
+    workers: int = 1,
+    tar_pixels: int = TAR_PIXELS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExportReport:
+    """Write crops of a build, with ``crops.csv`` (where each comes from) and a contact sheet; see docs/export-crops.md.
+
+    The same build and arguments give the same bytes, whatever the number of workers; a killed export continues.
+
+    Args:
+        out: a build, with RoIs unless ``mode`` is ``training``.
+        to: a new or empty folder, or one of an earlier export (whose crops are kept or replaced).
+        fmt: ``folder``: ``TO/<source>/<stem>_<view>.png``; ``coco``: these and ``annotations.json``; ``webdataset``:
+            tars of PNG and JSON.
+        mode, per_image, padding, min_size, seed, epoch, crop: which crops, see ``CropRecipe``.
+        exclude_flags: leave out images with any of these flags.
+        workers: processes.
+        tar_pixels: the most pixels of a tar, unless one image gives more.
+        progress: called with images finished since the last call, and their total.
+
+    Raises:
+        ManifestError: no manifest, one without RoIs, nothing left to export, or a stored image is gone.
+        OutputError: ``to`` holds something else, or cannot be written.
+        MsipError: ``padding`` or ``min_size`` with training crops.
+    """
+    if mode == "training" and (padding or min_size > 1):
+        raise MsipError(
+            "--padding and --min-size are for proposals (--mode rois); a training crop is what the trainer draws: "
+            "leave them out."
+        )
+    recipe = CropRecipe(mode, per_image, padding, min_size, seed, epoch, crop or RoiCrop())
+    manifest = _images(out, recipe, exclude_flags)
+    to = local_path(to)
+    _prepare(to)
+    parts = list(plan(manifest, to, fmt, recipe, tar_pixels))
+    _remove_others(to, parts)
+    finished = {part.name for part in parts if is_finished(part)}
+    kept = sum(int(_note(part).schema.metadata[b"images"]) for part in parts if part.name in finished)
+    progress(kept, len(manifest))
+    if recipe.mode == "training":
+        warm_up()  # compile once here, so that the workers load the cached code
+    for _, images in run_tasks(write_part, [part for part in parts if part.name not in finished], workers):
+        progress(images, len(manifest))
+    crops, with_crops = _list_crops(to, parts, fmt, manifest)
+    return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept)
+
+
+def _images(out: str | Path, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
+    manifest = Manifest.read(out).without_flags(exclude_flags)
+    if len(manifest) == 0:
+        raise ManifestError(f"{out} leaves no image to export; drop an --exclude-flag or build it again.")
+    if recipe.mode == "rois" and manifest.table.column("rois").null_count == len(manifest):
+        raise ManifestError(f"{out} was built without RoIs; run `msip rois {out}` first.")
+    return manifest
+
+
+def _prepare(to: Path) -> None:
+    """Make the folder, or refuse one that holds something else."""
+    make_output_folder(to)
+    if not notes_folder(to).is_dir() and any(to.iterdir()):
+        raise OutputError(f"{to} is not empty and is no earlier export; choose a new folder with --to.")
+    notes_folder(to).mkdir(parents=True, exist_ok=True)
+
+
+def _remove_others(to: Path, parts: list[Part]) -> None:
+    """Remove what an earlier export of other crops wrote; its lists go first, as they no longer hold."""
+    digests = {part.note: part.digest for part in parts}
+    for path in sorted(notes_folder(to).glob("*.parquet")):
+        note = read_note(path)
+        if note is None or note.schema.metadata[b"digest"].decode() != digests.get(path):
+            for name in (TABLE_NAME, ANNOTATIONS_NAME, SHEET_NAME):
+                (to / name).unlink(missing_ok=True)
+            remove_part(to, path)
+    for folder in to.iterdir():
+        if folder.is_dir() and folder.name != ".msip" and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _note(part: Part) -> pa.Table:
+    note = read_note(part.note)
+    if note is None:
+        raise OutputError(f"{part.note} vanished; run the same command again.")
+    return note
+
+
+def _list_crops(to: Path, parts: list[Part], fmt: CropFormat, manifest: Manifest) -> tuple[int, int]:
+    """Write the lists; returns the number of crops, and of images that gave some."""
+
+    def notes() -> Iterator[pa.Table]:
+        return map(_note, parts)
+
+    crops = with_crops = 0
+    for note in notes():
+        crops += len(note)
+        with_crops += int(note.schema.metadata[b"with_crops"])
+    if fmt == "coco":
+        licences = {licence for licence in manifest.table.column("licence").unique().to_pylist() if licence}
+        write_coco(to, notes, sorted(licences))
+    write_sheet(to, notes, fmt, crops)
+    write_table(to, notes)
+    return crops, with_crops

@@ -21,8 +21,12 @@ def compare(
         Path | None,
         typer.Option(help="What relative data paths are relative to.", show_default="FILE's folder"),
     ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where pre-trainings go.", show_default="runs/ in --out")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Only this task (may be repeated).", show_default=False)
+        list[str] | None, typer.Option(help="Run only this task (may be repeated).", show_default=False)
+    ] = None,
+    contestant: Annotated[
+        list[str] | None, typer.Option(help="Run only this contestant (may be repeated).", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     as_json: Json = False,
@@ -31,8 +35,12 @@ def compare(
     from pad.evaluation.comparison import Comparing, Comparison
     from pad.evaluation.report import CSV, MARKDOWN, folder_of, lines_of, table, write_report
 
-    work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), device=device)
-    results = work.run(only=tuple(task or ()), finished=lambda found: write_report(work, found))
+    work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)
+    results = work.run(
+        only=tuple(task or ()),
+        contestants=tuple(contestant or ()),
+        finished=lambda found: write_report(work, found),
+    )
     header, rows = table(lines_of(results, work.file.baseline))
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])

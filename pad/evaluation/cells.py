@@ -38,12 +38,21 @@ WEIGHT_FILES = ("adapter.safetensors", "encoder.safetensors")
 
 @dataclass(frozen=True)
 class Contestant:
-    """``weights``: what ``load_encoder`` reads, or ``random:NAME``; ``mode``: what trains beside the head."""
+    """Whose turn it is.
+
+    Attributes:
+        weights: what ``load_encoder`` reads, or ``random:NAME``.
+        mode: what trains beside the head.
+        lr: its own learning rate, the task's if None.
+        origin: what its weights are called in results, and what decides them: given where the files alone would not
+            say the same on another machine, as for a pre-training; the files' hash otherwise.
+    """
 
     name: str
     weights: str
     mode: Mode = "full"
     lr: float | None = None
+    origin: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,22 +119,25 @@ class Cell:
         return int(self.key["test_images"])
 
 
-def cell_key(contestant: Contestant, task: Task, data: Data, seed: int) -> dict[str, Any]:
-    """What decides a cell's scores, as JSON values."""
-    weights = {"weights": contestant.weights, "weights_sha256": weights_digest(contestant.weights)}
-    recipe = asdict(task.recipe(contestant))
-    counts = {"train_images": len(data.train), "test_images": len(data.test), "classes": list(data.classes)}
+def asked_key(contestant: Contestant, task: Task, seed: int) -> dict[str, Any]:
+    """What decides a cell's scores apart from the data, as JSON values."""
+    called, digest = contestant.origin or (contestant.weights, weights_digest(contestant.weights))
     return {
         "version": VERSION,
         "task": task.kind,
-        "layout": data.layout,
         "label_fraction": task.label_fraction,
         "mode": contestant.mode,
         "seed": seed,
-        "recipe": recipe,
-        **weights,
-        **counts,
+        "recipe": asdict(task.recipe(contestant)),
+        "weights": called,
+        "weights_sha256": digest,
     }
+
+
+def cell_key(contestant: Contestant, task: Task, data: Data, seed: int) -> dict[str, Any]:
+    """What decides a cell's scores, as JSON values."""
+    counts = {"train_images": len(data.train), "test_images": len(data.test), "classes": list(data.classes)}
+    return {**asked_key(contestant, task, seed), "layout": data.layout, **counts}
 
 
 def weights_digest(weights: str) -> str | None:

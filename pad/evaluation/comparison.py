@@ -1,27 +1,31 @@
 """``msip compare``: contestants x tasks x seeds from one YAML file; what is there is kept, what is missing is run.
 
 OUT/
-  runs/<run>/                               pre-trainings, see pad.pretrain
+  runs/<run>/                               pre-trainings, see pad.pretrain (elsewhere with --runs)
   cells/<contestant>/<task>/seed-<n>.json   see pad.evaluation.cells; seed-0.jpg: predictions drawn
+  tasks/<task>.json                         near-duplicates between its train and test, what its reader decided
   results.md, results.csv, results.png      over the cells that are there
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msip.errors import EvaluationError, RunError
-from msip.files import make_output_folder
+from msip.files import make_output_folder, write_json
 from pad.checkpoints import newest_checkpoint
 from pad.config import PretrainConfig, read_options
-from pad.evaluation.cells import Cell, Contestant, Data, Task, TaskKind, run_cell
+from pad.evaluation.cells import Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
 from pad.evaluation.encoder import RANDOM, Mode
 from pad.evaluation.leaks import Leaks, find_leaks
-from pad.pretrain import pretrain, tell
+from pad.pretrain import RESULT, pretrain, tell
 from pad.processes import Ranks, pick_device
 
 RUN = "run:"
@@ -102,58 +106,111 @@ class Comparing:
         comparison: what is compared.
         root: what relative data paths are relative to.
         out: the results' folder.
+        runs: where pre-trainings go; ``out``/runs if None.
         device: auto, cpu or cuda.
         say: one line of progress.
     """
 
-    def __init__(self, comparison: Comparison, root: Path, out: Path, *, device: str = "auto", say: Say = tell) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        root: Path,
+        out: Path,
+        *,
+        runs: Path | None = None,
+        device: str = "auto",
+        say: Say = tell,
+    ) -> None:
         self.file, self.root, self.out, self.say = comparison, root, make_output_folder(out), say
+        self.runs = runs or out / "runs"
+        self._pretrained: set[str] = set()
         self.asked_device = device
         self.device = pick_device(device, Ranks())  # type: ignore[arg-type]
         self.leaks: dict[str, Leaks] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
 
     def run(
-        self, *, only: tuple[str, ...] = (), finished: Callable[[Results], object] = lambda results: None
+        self,
+        *,
+        only: tuple[str, ...] = (),
+        contestants: tuple[str, ...] = (),
+        finished: Callable[[Results], object] = lambda results: None,
     ) -> Results:
-        """Run all that is missing, task by task; ``finished`` is called after each task with what there is.
+        """Run what is missing, task by task; ``finished`` is called after each task with all that is there.
 
         Args:
-            only: tasks, by name; all if empty.
+            only: tasks, by name; all if empty. What is there of the others is in the results, too.
+            contestants: likewise.
             finished: e.g. writes the report.
 
         Raises:
-            MsipError: data, weights or options do not fit.
+            MsipError: names, data, weights or options do not fit.
             RunError: a pre-training was stopped by a signal; running again continues it.
         """
-        results: Results = {}
-        for name, entry in self.file.tasks.items():
-            if only and name not in only:
-                continue
-            data = Task(name, entry.task, self.root / entry.data).read()
-            self._look(name, data)
-            results[name] = {contestant: self._cells(contestant, name, data) for contestant in self.file.contestants}
-            finished(results)
-        return results
+        _check_names("task", only, self.file.tasks)
+        _check_names("contestant", contestants, self.file.contestants)
+        results = {name: self._there(name) for name in self.file.tasks}
+        for name in self.file.tasks:
+            if not only or name in only:
+                results[name] = self._run(name, contestants or tuple(self.file.contestants))
+                finished({task: found for task, found in results.items() if found})
+        return {task: found for task, found in results.items() if found}
+
+    def _run(self, name: str, contestants: tuple[str, ...]) -> dict[str, list[Cell]]:
+        data = self.task(name).read()
+        self._look(name, data)
+        return {
+            contestant: self._cells(contestant, name, data)
+            for contestant in self.file.contestants
+            if contestant in contestants or self._complete(contestant, name)
+        }
+
+    def _there(self, name: str) -> dict[str, list[Cell]]:
+        """Contestants of a task whose every seed is there, checked as far as that can be done without its data."""
+        file = self._look_file(name)
+        if not file.is_file():
+            return {}
+        look = json.loads(file.read_text())
+        self.leaks[name], self.notes[name] = Leaks.from_json(look), tuple(look["notes"])
+        found = {}
+        for contestant in self.file.contestants:
+            if self._complete(contestant, name):
+                who, task = self._who(contestant, name), self.task(name)
+                paths = self._paths(contestant, name)
+                cells = [read_cell(path, asked_key(who, task, seed)) for seed, path in paths.items()]
+                found[contestant] = [cell for cell in cells if cell]
+        return found
+
+    def _look_file(self, name: str) -> Path:
+        return self.out / "tasks" / f"{name}.json"
 
     def _look(self, name: str, data: Data) -> None:
         """Near-duplicates between train and test, before anything is trained."""
         named = [[(item.name, item.image) for item in items] for items in (data.train, data.test)]
-        self.leaks[name], self.notes[name] = find_leaks(named[0], named[1]), data.notes
-        found = self.leaks[name]
+        found = self.leaks[name] = find_leaks(named[0], named[1])
+        self.notes[name] = data.notes
+        write_json(self._look_file(name), {**asdict(found), "notes": list(data.notes)})
         self.say(f"{name}: {found.leaked} of {found.test_images} test images have a near-duplicate in training.")
 
+    def _paths(self, contestant: str, name: str) -> dict[int, Path]:
+        """The files of a contestant's cells, by seed."""
+        folder = self.out / "cells" / contestant / name
+        return {seed: folder / f"seed-{seed}.json" for seed in self.file.tasks[name].seeds or self.file.seeds}
+
+    def _complete(self, contestant: str, name: str) -> bool:
+        return all(path.is_file() for path in self._paths(contestant, name).values())
+
+    def _who(self, contestant: str, name: str) -> Contestant:
+        entry = self.file.contestants[contestant]
+        mode: Mode = "frozen" if self.file.tasks[name].task == "probe" else entry.mode
+        return Contestant(contestant, self._place(entry.weights), mode, entry.lr, self._origin(entry.weights))
+
     def _cells(self, contestant: str, name: str, data: Data) -> list[Cell]:
-        task, entry = self.task(name), self.file.contestants[contestant]
-        mode: Mode = "frozen" if task.kind == "probe" else entry.mode
-        weights = self._weights(entry.weights)
-        who = Contestant(contestant, weights, mode, entry.lr)
-        seeds = self.file.tasks[name].seeds or self.file.seeds
-        cells = []
-        for seed in seeds:
-            path = self.out / "cells" / contestant / name / f"seed-{seed}.json"
-            cells.append(run_cell(who, task, data, seed, path, device=self.device, say=self.say))
-        return cells
+        """The cells of one contestant and task; its pre-training runs only if one of them is missing."""
+        if not self._complete(contestant, name):
+            self._pretrain(self.file.contestants[contestant].weights)
+        who, task, paths = self._who(contestant, name), self.task(name), self._paths(contestant, name)
+        return [run_cell(who, task, data, seed, path, device=self.device, say=self.say) for seed, path in paths.items()]
 
     def task(self, name: str) -> Task:
         """A task of the file."""
@@ -161,24 +218,46 @@ class Comparing:
         values = {k: getattr(entry, k) for k in ("image_size", "steps", "batch_size", "lr", "label_fraction")}
         return Task(name, entry.task, self.root / entry.data, **values)
 
-    def _weights(self, weights: str) -> str:
-        """A path or name that can be loaded; a run that is missing is pre-trained first."""
+    def _place(self, weights: str) -> str:
+        """A path or name that can be loaded."""
         if weights.startswith(RUN):
-            return str(self._pretrained(weights.removeprefix(RUN)))
-        if weights.startswith((RANDOM, "timm:")):
-            return weights
-        return str(self.root / weights)
+            return str(self.runs / weights.removeprefix(RUN))
+        return weights if weights.startswith((RANDOM, "timm:")) else str(self.root / weights)
 
-    def _pretrained(self, name: str) -> Path:
-        run = self.out / "runs" / name
-        options = {**self.file.pretrain, **self.file.runs[name]}
+    def _options(self, run: str) -> dict[str, Any]:
+        return {**self.file.pretrain, **self.file.runs[run]}
+
+    def _origin(self, weights: str) -> tuple[str, str] | None:
+        """Of a run: its name, and a hash of its options and those of the runs it starts from."""
+        if not weights.startswith(RUN):
+            return None
+        options = self._options(weights.removeprefix(RUN))
+        before = self._origin(str(options.get("init", "")))
+        text = json.dumps([options, before and before[1]], sort_keys=True, default=str)
+        return weights, hashlib.sha256(text.encode()).hexdigest()
+
+    def _pretrain(self, weights: str) -> None:
+        """Run, or continue, the pre-training that ``weights`` names, and the one it starts from."""
+        name = weights.removeprefix(RUN)
+        if not weights.startswith(RUN) or name in self._pretrained:
+            return
+        options, folder = self._options(name), self.runs / name
         options["data"] = str(self.root / options["data"])
-        if str(options.get("init", "")).startswith(RUN):
-            options["init"] = str(_with_head(self._pretrained(options["init"].removeprefix(RUN))))
-        result = pretrain(PretrainConfig(**options, out=run, resume="auto", device=self.asked_device), say=self.say)
+        if str(options.get("init", "")).startswith(RUN) and not (folder / RESULT).is_file():
+            self._pretrain(options["init"])
+            options["init"] = str(_with_head(Path(self._place(options["init"]))))
+        elif (folder / RESULT).is_file():
+            options.pop("init", None)  # what a finished run started from need not be there any more
+        result = pretrain(PretrainConfig(**options, out=folder, resume="auto", device=self.asked_device), say=self.say)
         if result.status == "stopped":
             raise RunError(f"the pre-training {name} was stopped; run the same command again to continue it.")
-        return run
+        self._pretrained.add(name)
+
+
+def _check_names(what: str, given: tuple[str, ...], known: Iterable[str]) -> None:
+    odd = [name for name in given if name not in known]
+    if odd:
+        raise EvaluationError(f"there is no {what} {odd[0]!r}; choose of {', '.join(known)}.")
 
 
 def _with_head(run: Path) -> Path:

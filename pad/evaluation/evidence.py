@@ -6,8 +6,10 @@ the same numbers for each image counted once, which a test holds us to, and othe
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -25,7 +27,8 @@ Weights: TypeAlias = NDArray[np.int64]
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-SCORE_DIGITS = 4
+SCORE_STEPS = 10_000
+"""Scores are kept to a ten-thousandth."""
 
 
 class Evidence(Protocol):
@@ -182,10 +185,16 @@ class Matches:
         return _by_class(self.classes, 100 * self.precision().mean(0), "AP")
 
     def to_json(self) -> dict[str, Any]:
-        """Columns of detections, and targets by image."""
-        columns = {name: getattr(self, name).tolist() for name in ("image", "label", "right", "ignored", "targets")}
-        scores = [round(float(score), SCORE_DIGITS) for score in self.score]
-        return {"kind": "matches", "classes": list(self.classes), "score": scores, **columns}
+        """Columns of detections, packed since there are a hundred an image, and targets by image."""
+        scores = np.round(self.score * SCORE_STEPS)
+        columns = np.stack([self.image, self.label, scores, self.right, self.ignored]).astype("<u4")
+        packed = base64.b64encode(zlib.compress(columns.tobytes(), 9)).decode()
+        return {
+            "kind": "matches",
+            "classes": list(self.classes),
+            "targets": self.targets.tolist(),
+            "detections": packed,
+        }
 
 
 def _interpolated(right: NDArray[np.int64], wrong: NDArray[np.int64], total: int) -> float:
@@ -259,7 +268,7 @@ def evidence_from_json(value: dict[str, Any]) -> Evidence:
         return Areas(classes, areas.reshape(len(areas), len(classes), 3))
     if value["kind"] == "hits":
         return Hits(classes, np.array(value["labels"], np.int64), np.array(value["right"], bool))
-    columns = [np.array(value[name], np.int64) for name in ("image", "label", "right", "ignored")]
-    image, label, right, ignored = columns
+    packed = zlib.decompress(base64.b64decode(value["detections"]))
+    image, label, score, right, ignored = np.frombuffer(packed, "<u4").astype(np.int64).reshape(5, -1)
     targets = np.array(value["targets"], np.int64).reshape(-1, len(classes))
-    return Matches(classes, image, label, np.array(value["score"], float), right, ignored, targets)
+    return Matches(classes, image, label, score / SCORE_STEPS, right, ignored, targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,12 @@ class Leaks:
     def share(self) -> float:
         """Percent of the test images."""
         return 100 * self.leaked / self.test_images
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Leaks:
+        """What ``dataclasses.asdict`` gave, after JSON."""
+        pairs = tuple((test, train) for test, train in value["pairs"])
+        return cls(value["test_images"], value["leaked"], pairs)
 
 
 def find_leaks(train: Sequence[tuple[str, Grey]], test: Sequence[tuple[str, Grey]]) -> Leaks:

@@ -40,7 +40,7 @@ def lines_of(results: Results, baseline: str) -> list[Line]:
             for metric in cells[0].scores():
                 mean, std = mean_and_std([cell.scores()[metric] for cell in cells])
                 gap = None
-                if name != baseline:
+                if name != baseline and baseline in contestants:
                     gap = difference(cells, contestants[baseline], (drawn[name], drawn[baseline]), metric)
                 lines.append(Line(task, name, metric, mean, std, len(cells), gap, _cost(cells)))
     return lines

@@ -1,6 +1,7 @@
 """A comparison at toy size: run once, kept, continued, refused where it would mix, and scored alike for a seed."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -126,6 +127,50 @@ def test_running_again_computes_nothing_and_a_lost_cell_comes_back_the_same(comp
     new = json.loads(path.read_text())
     assert (new["scores"], new["evidence"]) == (old["scores"], old["evidence"])
     assert all(p.stat().st_mtime_ns == time for p, time in before.items() if p != path)
+
+
+def test_pre_trainings_of_finished_cells_are_not_needed_and_other_ones_are_other_results(compared):
+    root, _, _ = compared
+    (root / "c/runs").rename(root / "runs-elsewhere")
+    try:
+        work(root, []).run()
+        assert not (root / "c/runs").exists()
+        write_file(root, pretrain={**FILE["pretrain"], "max_steps": 3})
+        with pytest.raises(EvaluationError, match="computed with another weights_sha256"):
+            work(root, []).run()
+    finally:
+        (root / "runs-elsewhere").rename(root / "c/runs")
+        write_file(root)
+
+
+def test_a_part_is_run_and_the_report_keeps_the_rest(compared, tmp_path):
+    root, _, lines = compared
+    shutil.copytree(root / "c", tmp_path / "c")
+    for lost in ("pad/squares/seed-1.json", "frozen/boxes/seed-0.json", "none/sides/seed-0.json"):
+        (tmp_path / "c/cells" / lost).unlink()
+    said: list[str] = []
+    part = Comparing(
+        Comparison.read(root / "c.yaml"), root, tmp_path / "c", runs=root / "c/runs", device="cpu", say=said.append
+    )
+    found = part.run(only=("squares",), contestants=("none",), finished=lambda results: write_report(part, results))
+    assert {task: list(cells) for task, cells in found.items()} == {
+        "squares": ["none", "frozen"],
+        "boxes": ["none", "pad"],
+        "sides": ["frozen", "pad"],
+        "patches": ["none", "frozen", "pad"],
+    }
+    assert not any("seed" in text for text in said)
+    text = (tmp_path / "c/results.md").read_text()
+    assert text.count("| frozen |") == 3 and text.count("| pad |") == 3
+    assert text.count("## ") == 1 + len(FILE["tasks"]) and "4 | 0 | 0.0 %" in text
+    part.run(finished=lambda results: write_report(part, results))
+    again = (tmp_path / "c/results.csv").read_text().splitlines()
+    before = (root / "c/results.csv").read_text().splitlines()
+    scores = [[row.rsplit(",", 3)[0] for row in rows] for rows in (again, before)]
+    assert scores[0] == scores[1] and len(again) == 1 + len(lines)
+    for wrong, message in (({"only": ("poses",)}, "no task 'poses'"), ({"contestants": ("x",)}, "no contestant 'x'")):
+        with pytest.raises(EvaluationError, match=message):
+            part.run(**wrong)
 
 
 def test_other_options_are_refused_not_mixed(compared):

@@ -53,6 +53,10 @@ class Rule:
     reason: str
 
 
+def _clipped(columns: Columns) -> NDArray:
+    return np.asarray(np.maximum(columns["clipped_dark"], columns["clipped_bright"]) - columns["letterbox"])
+
+
 RULES = (
     Rule("broken", lambda c: ~c["readable"] * 1.0, lambda c: ~c["readable"], "the stored file cannot be decoded"),
     Rule(
@@ -69,7 +73,7 @@ RULES = (
     ),
     Rule(
         "saturated",
-        lambda c: _clipped(c),  # noqa: PLW0108 - defined below
+        _clipped,
         lambda c: (_clipped(c) >= SATURATED) & (c["std"] >= _BLANK_STD),
         "{score:.0%} of the pixels are at the lowest or highest grey level",
     ),
@@ -105,10 +109,6 @@ RULES = (
     ),
 )
 """In the order in which an image carries them."""
-
-
-def _clipped(columns: Columns) -> NDArray:
-    return np.asarray(np.maximum(columns["clipped_dark"], columns["clipped_bright"]) - columns["letterbox"])
 
 
 def _coloured_overlay(columns: Columns) -> NDArray:

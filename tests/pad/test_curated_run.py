@@ -44,9 +44,9 @@ def test_training_sees_exactly_the_images_of_the_lean_subset(tmp_path):
         image = built.loc[row["image_id"]]
         assert row["sha256"] == image.sha256 and row["flags"] == list(image["flags"])
         assert (row["source"], row["transform"], row["licence"]) == ("own", image["transform"], None)
-    trained = ImageIndex(run / "index.arrow")
+    trained = ImageIndex(run / "data.arrow")
     assert len(trained) == len(expected)
-    assert set(pa.ipc.open_file(str(run / "index.arrow")).read_all().column("image_id").to_pylist()) == expected
+    assert set(pa.ipc.open_file(str(run / "data.arrow")).read_all().column("image_id").to_pylist()) == expected
     assert yaml.safe_load((run / "run.yaml").read_text())["data"]["images"] == len(expected)
 
 

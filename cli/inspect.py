@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,13 +128,11 @@ def _report(result: Inspection, out: Path, as_json: bool) -> None:
 def _serve(fiftyone: Any, dataset: Any, address: str, port: int, remote: bool) -> None:
     from msip.inspection.app import launch, ssh_line
 
-    session = launch(fiftyone, dataset, address=address, port=port, remote=remote)
-    print_line(f"The App is at http://{address}:{port}/datasets/{dataset.slug}; end it with Ctrl-C.")
-    if remote:
-        print_line(f"From another machine: {ssh_line(port)}, then open http://127.0.0.1:{port}.")
-    import contextlib
-    import sys
-
-    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's end is as clean as Ctrl-C
     with contextlib.suppress(KeyboardInterrupt):
+        session = launch(fiftyone, dataset, address=address, port=port, remote=remote)
+        print_line(f"The App is at http://{address}:{port}/datasets/{dataset.slug}; end it with Ctrl-C.")
+        if remote:
+            print_line(f"From another machine: {ssh_line(port)}, then open http://127.0.0.1:{port}.")
+        sys.stdout.flush()
         session.wait(-1)

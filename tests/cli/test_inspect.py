@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,21 +84,16 @@ def served(real, database_server):  # noqa: F811
     port = free_port()
     command = [sys.executable, "-m", "cli", "inspect", str(real), "--remote", "--port", str(port)]
     with (real.parent / "app.log").open("w") as log:
-        # Tests that run in a shell's background ignore SIGINT, and so would their children.
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + 240
     while "The App is at" not in (real.parent / "app.log").read_text():
         assert process.poll() is None and time.monotonic() < end, (real.parent / "app.log").read_text()
         time.sleep(0.3)
     yield f"http://127.0.0.1:{port}/datasets/{summary['dataset']}", summary
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     assert process.wait(60) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # the App's server has ended too
     text = (real.parent / "app.log").read_text()
     assert f"ssh -N -L {port}:127.0.0.1:{port}" in text and "Traceback" not in text
 
@@ -125,6 +121,28 @@ def test_the_app_shows_images_rois_and_training_crops(served, real, tmp_path):
             picture = wait_for_picture(page, to / f"{view[6:] or 'samples'}.png")
             assert grid(picture).std() > 20  # frames and boxes, not an empty grid
         browser.close()
+
+
+_SERVED = """
+import signal, sys, time
+from types import SimpleNamespace
+from msip.inspection import app
+from msip_cli.inspect import _serve
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+app.launch = lambda *_, **__: SimpleNamespace(wait=lambda _: time.sleep(60))
+_serve(None, SimpleNamespace(slug="data"), "127.0.0.1", 5151, True)
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_app_cleanly(number):
+    process = subprocess.Popen([sys.executable, "-c", _SERVED], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert "The App is at http://127.0.0.1:5151/datasets/data" in process.stdout.readline()
+    assert "ssh -N -L 5151" in process.stdout.readline()
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[0] == "ended\n" and process.returncode == 0
 
 
 def grid(picture):
@@ -249,8 +267,6 @@ def test_wrong_versions_of_servers(tiny, tmp_path):
 
 
 def test_mistakes(tiny, tmp_path, database_server):  # noqa: F811
-    import socket
-
     assert "no manifest" in sentence("inspect", tmp_path / "nowhere")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""How transformer blocks are called while a method trains: compiled, and with their activations computed twice.
+"""How transformer blocks are called while a method trains: compiled, with activations computed twice, or both.
 
 A method's blocks are alike, so one compiled function serves all of one kind: it costs about as much start-up time as
 compiling a single block, and what lies between the blocks may do as it likes.
@@ -36,13 +36,26 @@ class BlockCalls:
         compiled: by ``torch.compile``; the first time it fails, the reason is said and the blocks run plainly.
         recomputed: keep only a block's input, and compute the rest again for the gradients (activation checkpointing).
         say: where that reason goes.
+        explicit: softmax attention spelt out in place of torch's fused kernel. On a CPU in bf16 that kernel's backward
+            pass takes two to ten times as long; everywhere else it is the faster one.
     """
 
-    def __init__(self, method: nn.Module, *, compiled: bool, recomputed: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        method: nn.Module,
+        *,
+        compiled: bool,
+        recomputed: bool,
+        say: Callable[[str], None],
+        explicit: bool = False,
+    ) -> None:
         self.method, self.compiled, self.recomputed, self._say = method, compiled, recomputed, say
         self._functions: dict[type, Callable[..., Any]] = {}
+        self._fused: list[Any] = [m for m in method.modules() if explicit and getattr(m, "fused_attn", False)]
 
     def __enter__(self) -> BlockCalls:
+        for attention in self._fused:  # timm's switch
+            attention.fused_attn = False
         if self.compiled:
             _prepare_compiler()
         if self.compiled or self.recomputed:
@@ -53,6 +66,8 @@ class BlockCalls:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for block in self._blocks():
             block.__dict__.pop("forward", None)
+        for attention in self._fused:
+            attention.fused_attn = True
 
     def _blocks(self) -> list[nn.Module]:
         return [block for blocks in block_lists(self.method) for block in blocks]

@@ -140,7 +140,12 @@ class Trainer:
         else:
             self._draw()
         compiled = self.device.type == "cuda" if self.config.compile is None else self.config.compile
-        stack.enter_context(BlockCalls(self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say))
+        explicit = self.device.type == "cpu" and self._on_device.bf16
+        stack.enter_context(
+            BlockCalls(
+                self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say, explicit=explicit
+            )
+        )
 
     def _say(self, message: str) -> None:
         if self._monitor:
@@ -235,13 +240,14 @@ class Trainer:
             self.parallel.start(scales_frozen=frozen if config.paradigm == "pad" else None)
 
     def _name_unreadable(self, batch: dict[str, Any]) -> None:
-        replaced = batch["row"][batch["row"] != batch["used"]].tolist()
+        rows, used = batch["row"].numpy(), batch["used"].numpy()  # of the host
+        replaced = rows[rows != used].tolist()
         for row in replaced:
             if row not in self.unreadable:
                 self.unreadable.add(row)
                 name = self.dataset.index.relative_path(row)
                 self._say(f"warning: {name} cannot be read; another image takes its place.")
-        if replaced and (batch["used"] < 0).any():
+        if replaced and (used < 0).any():
             raise RunError(
                 f"hardly any image under {self.dataset.storage.root} can be read, e.g. not "
                 f"{self.dataset.index.relative_path(replaced[0])}; run `msip verify {self.dataset.storage.root}`."

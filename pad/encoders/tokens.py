@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from msip.errors import ModelError
@@ -92,7 +94,7 @@ def embed(
             "or create the encoder with that image size."
         )
     own = grid == grid_size(encoder)
-    embedded = model.patch_embed(images) if own else _patches_of_any_size(model, images)
+    embedded = _patches(model, images) if own else _patches_of_any_size(model, images)
     if mask is not None and mask_token is not None:
         hidden = mask.bool().view(*embedded.shape[:-1], 1)
         embedded = torch.where(hidden, mask_token.to(embedded.dtype), embedded)
@@ -100,6 +102,20 @@ def embed(
     tokens, rope = placed if isinstance(placed, tuple) else (placed, None)
     count = model.num_prefix_tokens
     return Tokens(tokens[:, :count], tokens[:, count:], rope, bool(getattr(model, "rope_mixed", False)))
+
+
+def _patches(model: Any, images: Tensor) -> Tensor:
+    """timm's patch embedding; channels that are views of one (``pad.data.normalise``) are convolved once.
+
+    The sum over equal channels is that channel under the kernel summed over its channels: a third of the work, the
+    same gradients, and to rounding the same values.
+    """
+    module = model.patch_embed
+    if images.shape[1] == 1 or images.stride(1) != 0 or not isinstance(module, PatchEmbed):
+        return module(images)
+    summed = {"proj.weight": module.proj.weight.sum(1, keepdim=True)}
+    embedded: Tensor = functional_call(module, summed, (images[:, :1],))
+    return embedded
 
 
 def _patches_of_any_size(model: Any, images: Tensor) -> Tensor:

@@ -109,3 +109,15 @@ def test_in_eval_mode_blocks_run_plainly(monkeypatch):
     made = method().eval()
     with BlockCalls(made, compiled=True, recomputed=True, say=pytest.fail):
         made(torch.randn(1, 3, 32, 32))
+
+
+def test_explicit_attention_gives_the_same_gradients_and_is_put_back(monkeypatch):
+    made = method().train()
+    fused, modules = gradients(made), [m for m in made.modules() if hasattr(m, "fused_attn")]
+    assert len(modules) == 3 and all(m.fused_attn for m in modules)
+    with BlockCalls(made, compiled=False, recomputed=False, say=pytest.fail, explicit=True):
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: pytest.fail("fused"))
+        spelt_out = gradients(made)
+    assert all(m.fused_attn for m in modules)
+    for one, two in zip(fused, spelt_out, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)

@@ -169,6 +169,20 @@ def test_killed_twice_and_resumed_equals_uninterrupted(data, tmp_path, uninterru
     assert losses(run) == losses(uninterrupted)
 
 
+@pytest.mark.slow
+def test_killed_at_five_random_moments_equals_uninterrupted(data, tmp_path, uninterrupted):
+    """Whatever the process is doing: reading, computing, writing a checkpoint. `benchmarks/kills.py` kills twenty."""
+    run, draw = tmp_path / "run", np.random.default_rng(20)
+    options = {"epochs": 5, "save_every": 2}
+    for after in (2, 4, 6, 8, 10):
+        resumed = {**options, "workers": int(draw.integers(3))} | ({"resume": "auto"} if after > 2 else {})
+        wait = float(draw.uniform(0, 0.06))  # a step takes about 0.03 s
+        assert train_and_signal(config(data, run, **resumed), SIGKILL, after_step=after, wait=wait) == -SIGKILL
+    assert train(config(data, run, resume="auto", **options)).status == "finished"
+    assert fingerprint(run) == fingerprint(uninterrupted)
+    assert losses(run) == losses(uninterrupted)
+
+
 def test_group_terminated_with_workers_stops_cleanly(data, tmp_path, uninterrupted):
     """A scheduler signals the workers too: they leave that to the process that trains."""
     run = tmp_path / "run"

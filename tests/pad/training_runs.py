@@ -80,15 +80,18 @@ def _child(options: PretrainConfig) -> None:
     os._exit(128 + result.signal if result.signal else 0)
 
 
-def train_and_signal(options: PretrainConfig, number: int, *, after_step: int) -> int:
-    """Train in a process group of its own and signal the whole group once a checkpoint is there; its exit code."""
+def train_and_signal(options: PretrainConfig, number: int, *, after_step: int, wait: float = 0.0) -> int:
+    """Train in a process group of its own, and signal all of it ``wait`` seconds after a checkpoint; its exit code.
+
+    The checkpoint of ``after_step``, or of a later step.
+    """
     child = multiprocessing.get_context("fork").Process(target=_child, args=(options,))
     child.start()
-    wanted = options.out / "checkpoints" / f"step-{after_step:08d}"
-    deadline = time.monotonic() + 60
-    while not wanted.exists():
+    wanted, deadline = f"step-{after_step:08d}", time.monotonic() + 60
+    while not any(path.name >= wanted for path in options.out.glob("checkpoints/step-*")):
         assert child.is_alive() and time.monotonic() < deadline, "the run ended before it could be signalled"
         time.sleep(0.002)
+    time.sleep(wait)
     os.killpg(child.pid, number)
     child.join(60)
     assert child.exitcode is not None

@@ -119,6 +119,28 @@ class Listing(Generic[Ref]):
                 )
 
 
+def list_set(
+    root: Path, readers: dict[str, Callable[[Path], Listing[Ref] | None]], what: str, plain: str
+) -> Listing[Ref]:
+    """What the first reader that knows the layout of ``root`` found, checked.
+
+    Args:
+        readers: by layout, the most particular first; each returns None for a tree that is not of its layout.
+        what: the task, for messages; ``plain``: how a set without a layout of its own should lie.
+
+    Raises:
+        EvaluationError: no folder, no known layout, or what the reader refuses.
+    """
+    if not root.is_dir():
+        raise EvaluationError(f"{root} is no folder; give the folder of a {what} set as --data.")
+    for read in readers.values():
+        listing = read(root)
+        if listing is not None:
+            listing.check()
+            return listing
+    raise EvaluationError(f"{root} is in no layout that is read for {what} ({', '.join(readers)}); {plain}")
+
+
 def decode_all(refs: Sequence[Ref], decode: Callable[[Ref], Item], threads: int = 4) -> tuple[Item, ...]:
     """Every reference decoded, in order; the decoders release the interpreter, so threads help."""
     with ThreadPoolExecutor(threads) as pool:

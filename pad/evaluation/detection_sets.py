@@ -26,6 +26,7 @@ from pad.evaluation.data import (
     decode_all,
     images_in,
     in_test,
+    list_set,
     read_image,
 )
 
@@ -335,17 +336,10 @@ LAYOUTS: dict[str, Callable[[Path], BoxedListing | None]] = {
 
 def list_detection(root: Path) -> BoxedListing:
     """The images and boxes of a folder in whatever layout it is. Raises ``EvaluationError``."""
-    if not root.is_dir():
-        raise EvaluationError(f"{root} is no folder; give the folder of a detection set as --data.")
-    for read in LAYOUTS.values():
-        listing = read(root)
-        if listing is not None:
-            listing.check()
-            return listing
-    raise EvaluationError(
-        f"{root} is in no layout that is read as detection ({', '.join(LAYOUTS)}); the plain ones are images/ with a "
-        "COCO .json file, or images/ and labels/ with YOLO's .txt files and classes.txt."
+    plain = (
+        "the plain ones are images/ with a COCO .json file, or images/ and labels/ with YOLO's .txt and classes.txt."
     )
+    return list_set(root, LAYOUTS, "detection", plain)
 
 
 def read_detection(root: Path) -> DetectionData:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from msip.radiometry import phash
+from msip.curation.appearance import without_borders
+from msip.curation.fingerprint import Fingerprints, fingerprint
+from msip.curation.matching import best_matches
+from msip.curation.near import SIMILARITY
 from pad.evaluation.data import Grey
 
-BITS = 64
-MAX_BITS = 4
-"""Perceptual hashes of 64 bits that differ in at most so many are of near-duplicates."""
+ANY = 2
+"""Column of ``best_matches`` for images of two sets."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,10 @@ class Leaks:
 
 
 def find_leaks(train: Sequence[tuple[str, Grey]], test: Sequence[tuple[str, Grey]]) -> Leaks:
-    """Test images whose perceptual hash is within 4 bits of a training image's; (name, uint8 (h, w)) each."""
-    known, asked = _signs(train), _signs(test)
-    pairs = []
-    for (name, _), signs in zip(test, asked, strict=True):
-        distance = (BITS - known @ signs) / 2
-        nearest = int(distance.argmin())
-        if signs.any() and distance[nearest] <= MAX_BITS:
-            pairs.append((name, train[nearest][0]))
-    return Leaks(len(test), len(pairs), tuple(pairs[:10]))
-
-
-def _signs(images: Sequence[tuple[str, Grey]]) -> NDArray[np.float32]:
-    """Hashes as rows of +1 and -1; an image without structure, whose hash says nothing, is a row of 0."""
-    data = np.frombuffer(bytes.fromhex("".join(phash(image) for _, image in images)), np.uint8)
-    bits = np.unpackbits(data.reshape(-1, BITS // 8), axis=1)
-    return np.where(bits.any(1, keepdims=True), 2 * bits.astype(np.float32) - 1, 0).astype(np.float32)
+    """Test images that ``msip curate`` calls near-duplicates of a training image; (name, uint8 (h, w)) each."""
+    known, asked = (
+        Fingerprints.of([fingerprint(without_borders(image)) for _, image in part]) for part in (train, test)
+    )
+    partner = best_matches(asked, known, least=SIMILARITY).partner[:, ANY]
+    found = np.flatnonzero(partner >= 0).tolist()
+    return Leaks(len(test), len(found), tuple((test[n][0], train[int(partner[n])][0]) for n in found[:10]))

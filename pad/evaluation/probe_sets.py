@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msip.errors import EvaluationError
-from pad.evaluation.data import Listing, ProbeData, ProbeItem, decode_all, images_in, in_test, read_image
+from pad.evaluation.data import Listing, ProbeData, ProbeItem, decode_all, images_in, in_test, list_set, read_image
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,10 @@ LAYOUTS: dict[str, Callable[[Path], LabelledListing | None]] = {"labels.csv": _c
 
 def read_probe(root: Path) -> ProbeData:
     """A classification set, decoded. Raises ``EvaluationError``."""
-    if not root.is_dir():
-        raise EvaluationError(f"{root} is no folder; give the folder of a classification set as --data.")
-    for read in LAYOUTS.values():
-        listing = read(root)
-        if listing is not None:
-            listing.check()
-            train, test = (decode_all(refs, _decode) for refs in (listing.train, listing.test))
-            return ProbeData(listing.layout, root, listing.classes, train, test, tuple(listing.notes))
-    raise EvaluationError(f"{root} has neither labels.csv (columns file and class) nor a folder a class; make one.")
+    plain = "write labels.csv (columns file and class), or make a folder a class."
+    listing = list_set(root, LAYOUTS, "probe", plain)
+    train, test = (decode_all(refs, _decode) for refs in (listing.train, listing.test))
+    return ProbeData(listing.layout, root, listing.classes, train, test, tuple(listing.notes))
 
 
 def _decode(ref: LabelledImage) -> ProbeItem:

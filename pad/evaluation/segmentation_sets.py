@@ -24,6 +24,7 @@ from pad.evaluation.data import (
     decode_all,
     images_in,
     in_test,
+    list_set,
     read_fourth_channel,
     read_image,
     read_list,
@@ -219,17 +220,8 @@ LAYOUTS: dict[str, Callable[[Path], MaskedListing | None]] = {
 
 def list_segmentation(root: Path) -> MaskedListing:
     """The images and masks of a folder in whatever layout it is. Raises ``EvaluationError``."""
-    if not root.is_dir():
-        raise EvaluationError(f"{root} is no folder; give the folder of a segmentation set as --data.")
-    for read in LAYOUTS.values():
-        listing = read(root)
-        if listing is not None:
-            listing.check()
-            return listing
-    raise EvaluationError(
-        f"{root} is in no layout that is read as segmentation ({', '.join(LAYOUTS)}); the plain one has images/ and "
-        "masks/ with equal file names, below train/ and test/ or without."
-    )
+    plain = "the plain one has images/ and masks/ with equal file names, below train/ and test/ or without."
+    return list_set(root, LAYOUTS, "segmentation", plain)
 
 
 def read_segmentation(root: Path) -> SegmentationData:

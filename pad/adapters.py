@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from msip.errors import ModelError, WeightsError
 from msip.files import write_bytes, write_json
 from pad.bottleneck import Adapter, PadConfig
+from pad.weight_files import read_weights
 
 ADAPTER = ".adapter."  # every adapter tensor has this in its name, no trunk tensor has
 ADAPTER_FILE = "adapter.safetensors"
@@ -327,8 +328,6 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
     Raises ``WeightsError`` if they were trained on another base (width, depth, trunk weights) or with another
     ``PadConfig`` than the model's adapters, or cannot be read; the model is unchanged then.
     """
-    from pad.encoders.files import read_weights
-
     file = _adapter_file(Path(path))
     state, metadata = read_weights(file)
     record = read_record(file, metadata)

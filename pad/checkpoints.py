@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from msip.errors import RunError
 from msip.files import atomic_path, sha256_file, sync_file, sync_folder, write_errors, write_json
-from pad.encoders.files import save_tensors
+from pad.weight_files import save_tensors
 
 FOLDER = "checkpoints"
 FROZEN = "frozen.safetensors"

@@ -30,10 +30,10 @@ from pad.adapters import (
 )
 from pad.data import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import load_encoder, load_weights
-from pad.encoders.create import UNUSED
-from pad.encoders.files import save_tensors
+from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import to_pad_reference
 from pad.encoders.load import base_weights_of
+from pad.weight_files import save_tensors
 
 ONNX_FILE, PAD_FILE = "model.onnx", "pad.pth"
 ONNX_TOLERANCE = 1e-3
@@ -209,7 +209,7 @@ def _onnx(model: nn.Module, run: str) -> Writer:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             draft = str(Path(temporary) / ONNX_FILE)
             torch.onnx.export(
-                _Features(model),
+                _Features(model).eval(),
                 (images,),
                 draft,
                 input_names=["images"],

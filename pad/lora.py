@@ -8,13 +8,12 @@ what a run exports is merged, a plain timm model.
 from __future__ import annotations
 
 import re
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor, nn
 
 from msip.errors import ModelError
-
-State: TypeAlias = dict[str, Tensor]
+from pad.weight_files import State
 
 LORA = ".lora_"  # every LoRA tensor has this in its name, no other has
 _TARGETS = ("qkv", "q_proj", "k_proj", "v_proj")

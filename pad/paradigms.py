@@ -10,7 +10,7 @@ from torch import nn
 
 from msip.errors import RunError
 from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_parameters
-from pad.encoders.create import UNUSED
+from pad.encoders.fit import UNUSED
 from pad.lora import LORA, attach_lora, has_lora
 from pad.methods.base import ENCODER, Method
 

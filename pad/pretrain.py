@@ -48,8 +48,8 @@ from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_work
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
-from pad.encoders.create import lasting_init, size_text
-from pad.encoders.files import save_tensors
+from pad.encoders.create import lasting_init
+from pad.encoders.fit import size_text
 from pad.encoders.tokens import grid_size
 from pad.lora import merge_lora
 from pad.memory import Trial, find_batch_size
@@ -62,6 +62,7 @@ from pad.processes import Ranks, pick_device, process_group
 from pad.report import REPORT, RESULT, write_report
 from pad.step import in_chans, make_optimizer
 from pad.trainer import Trainer
+from pad.weight_files import save_tensors
 
 INDEX = "data.arrow"
 LISTED = 10  # so many names are printed; longer lists are in run.yaml

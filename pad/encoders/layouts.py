@@ -13,17 +13,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from msip.errors import WeightsError
 from pad.adapters import ADAPTER
 from pad.bottleneck import PadConfig, Scale
 from pad.lora import merge_lora
-
-State: TypeAlias = dict[str, Tensor]
+from pad.weight_files import State
 
 ENCODER = "encoder."  # how a pre-training method names its encoder's tensors
 

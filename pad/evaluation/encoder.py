@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from msip.errors import EvaluationError
 from pad.adapters import ADAPTER, attach_adapters, blocks_of, has_adapters
 from pad.encoders import create_encoder, load_encoder
-from pad.encoders.create import UNUSED
+from pad.encoders.fit import UNUSED
 from pad.encoders.tokens import patch_size
 from pad.lora import LORA, attach_lora
 from pad.methods.base import ENCODER

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from msip.errors import ModelError
 from pad.adapters import ADAPTER, has_adapters
-from pad.encoders.create import UNUSED
+from pad.encoders.fit import UNUSED
 from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
 from pad.methods.base import ENCODER, Method, MethodOutput
 from pad.methods.patches import initialise_vit

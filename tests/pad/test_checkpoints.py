@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from msip.errors import OutputError, RunError
+from pad import weight_files
 from pad.checkpoints import (
     list_checkpoints,
     newest_checkpoint,
@@ -17,7 +18,6 @@ from pad.checkpoints import (
     split_state,
     write_frozen,
 )
-from pad.encoders import files
 from pad.step import make_optimizer
 
 
@@ -140,14 +140,14 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    real = files.save_file
+    real = weight_files.save_file
 
     def full(tensors, path, metadata=None):
         if "optimizer" in str(path):
             raise OSError(28, "No space left on device")
         real(tensors, path, metadata)
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(weight_files, "save_file", full)
     with pytest.raises(OutputError, match="disk is full"):
         save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step-00000001"]

@@ -14,7 +14,7 @@ from cli.main import app
 from msip.errors import ModelError
 from pad import PadConfig, attach_adapters, load_adapters, load_encoder
 from pad.adapters import adapter_parameters, detach_adapters, has_adapters, save_adapters, trunk_state_dict
-from pad.encoders.create import size_text
+from pad.encoders.fit import size_text
 from pad.encoders.layouts import from_pad_reference
 from pad.export import export_model
 from pad.methods import MAE

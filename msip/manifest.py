@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,22 +159,14 @@ def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     return table.filter(pa.array(keep))
 
 
-def carried_flags(table: pa.Table, earlier: pa.Table, computed: AbstractSet[str]) -> list[list[str]]:
-    """The flags of ``table``, and those that people or other commands gave the same images in an ``earlier`` manifest.
+def carried_flags(table: pa.Table, earlier: pa.Table) -> list[list[str]]:
+    """The flags of ``table``, and those that the same images have in an ``earlier`` manifest.
 
     An image is the same if it comes from the same raw file and its stored file has the same SHA-256. A flag that names
     another image, as ``duplicate_of:<image_id>`` does, follows that image to its new name and goes with it.
-
-    Args:
-        table, earlier: with the columns of ``SCHEMA``.
-        computed: names of flags that the build gives itself; ``table`` alone decides about them.
     """
     flags = [list(found or []) for found in table.column("flags").to_pylist()]
-    given = {
-        row: [flag for flag in found if flag not in computed]
-        for row, found in enumerate(earlier.column("flags").to_pylist())
-        if found and not computed >= set(found)
-    }
+    given = {row: found for row, found in enumerate(earlier.column("flags").to_pylist()) if found}
     if not given:
         return flags
     rows = {key: row for row, key in enumerate(_identities(table))}

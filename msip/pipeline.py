@@ -29,7 +29,6 @@ from msip.frames import FrameList, list_folder, list_frames, number
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
 from msip.process import (
-    BUILD_FLAGS,
     ENTRY_SCHEMA,
     PEAK_SCHEMA,
     RECIPE_VERSION,
@@ -358,13 +357,13 @@ def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: Buil
         parts[plan.name] = _rows(table.filter(pc.is_null(table.column("problem"))))
     for name, table in _by_source(earlier).items():
         if name not in parts:
-            parts[name] = table
+            parts[name] = Manifest(table, out).with_flags([[]] * len(table)).table  # they come back below
             report.kept[name] = len(table)
-    joined = pa.concat_tables([parts[name] for name in _source_order(parts)]).cast(SCHEMA).combine_chunks()
+    joined = pa.concat_tables([parts[name].cast(SCHEMA) for name in _source_order(parts)]).combine_chunks()
     if len(joined) == 0:
         raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
     manifest = Manifest(joined, out)
-    return manifest.with_flags(carried_flags(joined, earlier, BUILD_FLAGS))
+    return manifest.with_flags(carried_flags(joined, earlier))
 
 
 def _problem_hint(plans: list[Plan]) -> str:

@@ -24,9 +24,6 @@ from msip.trees import read_file
 RECIPE_VERSION = 1
 """Raised whenever the same frame would become other bytes or another row, so that old work is not reused."""
 
-BUILD_FLAGS = frozenset({"blank", "colour_mapped", "border_not_white"})
-"""The flags that a build computes; it leaves all others alone."""
-
 KEPT_CONTAINERS = frozenset({"jpeg", "png", "bmp"})
 _WHITE = 200  # a JPEG-coded white border is not exactly 255
 

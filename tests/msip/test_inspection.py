@@ -1,12 +1,15 @@
 """A manifest in FiftyOne: counts, updates, crops, tags, and what is said when something is wrong."""
 
+import json
 import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from inspection_fixtures import database_server, fiftyone, free_port  # noqa: F401
+from typer.testing import CliRunner
 
 from msip import Manifest, RoiCrop, build
 from msip.crops import sample_key, sample_rng
@@ -18,6 +21,7 @@ from msip.inspection.draws import Draw
 from msip.inspection.rows import dataset_name
 from msip.inspection.tags import pull_tags
 from msip.manifest import SCHEMA
+from msip.storage import Storage
 
 
 def with_flags(out, flags):
@@ -157,6 +161,39 @@ def test_a_killed_import_is_continued(fiftyone, out, monkeypatch):  # noqa: F811
     assert len(result.dataset.load_saved_view("training crops")) == 48
 
 
+def test_tags_on_patches_outlive_a_change_of_their_image(fiftyone, out):  # noqa: F811
+    """A box is written anew with its image: the tag on it, not pulled yet, moves to the image under its flag's name."""
+    data = inspect(fiftyone, out).dataset
+    for view, tag, name in (("RoI crops", "hit", "frame 06 ü"), ("training crops", "odd", "frame 08 ü")):
+        data.load_saved_view(view).match({"image_id": f"cam/{name}"}).limit(1).tag_labels(tag)
+    with_flags(out, {6: ["low_contrast"], 8: ["low_contrast"], 9: ["blank"]})
+    assert inspect(fiftyone, out).changed == 3
+    tags = dict(zip(*data.values(["image_id", "tags"]), strict=True))
+    assert tags["cam/frame 06 ü"] == ["low_contrast", "roi_hit"]
+    assert tags["cam/frame 08 ü"] == ["low_contrast", "crop_odd"] and tags["cam/frame 09 ü"] == ["blank"]
+    assert pull_tags(fiftyone, out).added == {"roi_hit": 1, "crop_odd": 1}
+    assert Manifest.read(out).table.column("flags")[8].as_py() == ["low_contrast", "crop_odd"]
+
+
+def test_near_duplicates_stand_beside_what_they_repeat(fiftyone, out):  # noqa: F811
+    """Chains, two that name each other, and an original that is not there any more."""
+    of = {2: "near_duplicate_of:cam/frame 06 ü", 6: "near_duplicate_of:cam/frame 01 ü", 7: "near_duplicate_of:cam/gone"}
+    of |= {8: "near_duplicate_of:cam/frame 09 ü", 9: "near_duplicate_of:cam/frame 08 ü"}
+    with_flags(out, {row: ["low_contrast", flag] for row, flag in of.items()})
+    view = inspect(fiftyone, out).dataset.load_saved_view("near duplicates")
+    found = {}
+    for name, group in zip(*view.values(["image_id", "duplicate_group"]), strict=True):
+        found.setdefault(group.split()[-2] if "ü" in group else group, []).append(int(name.split()[1]))
+    # frame 1 repeats frame 0 exactly; the groups come one after the other
+    assert {group: sorted(rows) for group, rows in found.items()} == {
+        "00": [0, 1, 2, 6],
+        "08": [8, 9],
+        "cam/gone": [7],
+    }
+    assert view.values("duplicate_group") == sorted(view.values("duplicate_group"))
+    assert view.match_tags("near_duplicate_of").count() == 5
+
+
 def test_tags_come_back_as_flags_and_are_honoured(fiftyone, out, tmp_path):  # noqa: F811
     data = inspect(fiftyone, out).dataset
     data.match({"image_id": "cam/frame 02 ü"}).tag_samples("reject")
@@ -175,6 +212,35 @@ def test_tags_come_back_as_flags_and_are_honoured(fiftyone, out, tmp_path):  # n
     crops = export_crops(out, tmp_path / "crops", mode="training", exclude_flags=("reject", "duplicate_of"))
     assert crops.images == 10
     assert len(Manifest.read(out).without_flags(["reject"])) == 11
+
+
+def test_round_trip_on_the_command_line(fiftyone, out, frames, tmp_path, monkeypatch):  # noqa: F811
+    """Tagged in the App, pulled, built again: training and export see the remaining images, and those alone."""
+    from cli.main import app as commands
+
+    def msip(*arguments):
+        done = CliRunner().invoke(commands, [*map(str, arguments), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    data = inspect(fiftyone, out).dataset
+    rejected = [f"cam/frame {number:02d} ü" for number in (2, 7, 11)]
+    data.match({"image_id": {"$in": rejected}}).tag_samples("reject")
+    assert msip("inspect", out, "--pull-tags")["added"] == {"reject": 3}
+    msip("build", "--folder", frames, "--name", "cam", "--out", out, "--workers", 1)
+    remaining = {name for name in Manifest.read(out).table.column("image_id").to_pylist() if name not in rejected}
+    assert len(remaining) == 9
+
+    seen, read = [], Storage.read_grey
+    monkeypatch.setattr(Storage, "read_grey", lambda self, path, *rest: seen.append(path) or read(self, path, *rest))
+    small = "--model test_vit --init random --image-size 32 --workers 0 --device cpu --batch-size 3 --epochs 1"
+    small += " --decoder-embed-dim 32 --decoder-depth 1 --decoder-num-heads 2"
+    msip("pretrain", "--data", out, "--out", tmp_path / "run", "--exclude-flag", "reject", *small.split())
+    assert {path.replace("thermal/", "").removesuffix(".png") for path in seen} == remaining
+
+    to = tmp_path / "crops"
+    msip("export-crops", out, "--to", to, "--mode", "training", "--exclude-flag", "reject", "--workers", 1)
+    assert set(pd.read_csv(to / "crops.csv")["image_id"]) == remaining
 
 
 def test_patches_are_bounded(fiftyone, out, monkeypatch):  # noqa: F811

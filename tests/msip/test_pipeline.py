@@ -250,7 +250,7 @@ _BUILD = "from msip import build; build(None, {out!r}, folder={folder!r}, worker
 
 
 def test_flags_given_since_the_build_survive_the_next_one(tmp_path):
-    """What people and other commands flagged stays with the image; what the build computes is the build's."""
+    """What people and other commands flagged stays with the image; what the build finds it flags again."""
     folder, out = tmp_path / "frames", tmp_path / "out"
     for index in range(10):
         image = picture(index)
@@ -269,8 +269,8 @@ def test_flags_given_since_the_build_survive_the_next_one(tmp_path):
     given = {
         "cam/0": ["reject"],
         "cam/1": ["roi_hit", "near_duplicate_of:cam/2"],
-        "cam/3": ["colour_mapped", "reject"],
-        "cam/4": ["blank", "late:at night"],  # blank: not what the build computes
+        "cam/3": ["reject"],
+        "cam/4": ["blank", "late:at night"],
         "cam/5": ["near_duplicate_of:cam/6"],
         "cam/copy_7": ["duplicate_of:cam/7"],
         "cam/8": ["reject"],
@@ -282,7 +282,7 @@ def test_flags_given_since_the_build_survive_the_next_one(tmp_path):
     (folder / "6.png").unlink()
     save(folder / "8.png", picture(88))
     build(None, out, folder=folder, name="cam", with_rois=False, workers=2)
-    expected = given | {"cam/4": ["late:at night"]}
+    expected = given | {"cam/3": ["colour_mapped", "reject"]}
     for gone in ("cam/5", "cam/8"):  # the image that its flag names is no longer there; other pixels
         del expected[gone]
     assert flags() == expected
@@ -299,7 +299,21 @@ def test_flags_given_since_the_build_survive_the_next_one(tmp_path):
         assert manifest_bytes(out) == untouched
         (out / "manifest.parquet").write_bytes(flagged)
         build(None, out, folder=folder, name="cam", with_rois=False, workers=workers)
-        assert flags() == given | {"cam/4": ["late:at night"]}
+        assert flags() == given | {"cam/3": ["colour_mapped", "reject"]}
+
+
+def test_flags_of_sources_that_are_not_rebuilt(tmp_path):
+    """They stay, but for those that name an image of the rebuilt source that is gone."""
+    for name in ("day", "night"):
+        for index in range(3):
+            save(tmp_path / name / f"{index}.png", picture(index + len(name)))
+        build(None, tmp_path / "out", folder=tmp_path / name, with_rois=False)
+    given = [[], [], [], ["near_duplicate_of:day/1"], ["near_duplicate_of:day/2", "reject"], []]
+    Manifest.read(tmp_path / "out").with_flags(given).write()
+    (tmp_path / "day/2.png").unlink()
+    build(None, tmp_path / "out", folder=tmp_path / "day", with_rois=False)
+    found = Manifest.read(tmp_path / "out").table.column("flags").to_pylist()
+    assert found == [[], [], ["near_duplicate_of:day/1"], ["reject"], []]
 
 
 def test_flags_follow_renumbered_images():
@@ -314,10 +328,10 @@ def test_flags_follow_renumbered_images():
     before = Manifest.from_rows(rows("abd"), Path())
     before = before.with_flags([["reject"], [], ["near_duplicate_of:s/0000001", "blank"]])
     after = Manifest.from_rows(rows("abcd"), Path())
-    expected = [["reject"], [], [], ["near_duplicate_of:s/0000001"]]
-    assert carried_flags(after.table, before.table, {"blank"}) == expected
+    expected = [["reject"], [], [], ["near_duplicate_of:s/0000001", "blank"]]
+    assert carried_flags(after.table, before.table) == expected
     before = before.with_flags([[], ["duplicate_of:s/0000002"], []])
-    assert carried_flags(after.table, before.table, {"blank"})[1] == ["duplicate_of:s/0000003"]
+    assert carried_flags(after.table, before.table)[1] == ["duplicate_of:s/0000003"]
 
 
 @pytest.mark.slow

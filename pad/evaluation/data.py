@@ -15,7 +15,7 @@ from typing import Generic, TypeAlias, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from msip.crops import sample_key
 from msip.errors import EvaluationError, FrameError
@@ -152,7 +152,8 @@ def read_image(path: Path) -> Grey:
     try:
         return read_grey8(path)
     except (FrameError, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); replace it or take it out of the set.") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise EvaluationError(f"{path} cannot be read ({reason}); replace it or take it out of the set.") from error
 
 
 def read_fourth_channel(path: Path) -> Grey:
@@ -172,7 +173,8 @@ def read_mask(path: Path) -> Grey:
         with Image.open(path) as image:
             values = np.asarray(image)
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); replace it or take its image out.") from error
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
+        raise EvaluationError(f"{path} cannot be read ({reason}); replace it or take its image out.") from error
     if values.ndim == 3:
         if (values[..., 0] != values[..., 1]).any():
             raise EvaluationError(f"{path} holds colours, expected class numbers (one channel or a palette).")

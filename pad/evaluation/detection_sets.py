@@ -35,6 +35,9 @@ DONT_CARE = "DontCare"
 MIN_SIDE_PX = 1e-3
 """Boxes narrower or lower than this hold nothing and are left out."""
 
+ROUNDING = 1e-3
+"""YOLO's numbers may exceed 1 by so much."""
+
 
 @dataclass
 class BoxedImage:
@@ -175,7 +178,12 @@ def _coco_files(root: Path) -> list[Path]:
         *(root / s for s in ("train", "val", "test")),
     )
     found = [file for home in homes for file in sorted(home.glob("*.json"))]
-    return [file for file in found if "excerpt" not in file.stem and '"images"' in file.read_text()[: 1 << 22]]
+    return [file for file in found if "excerpt" not in file.stem and _may_be_coco(file)]
+
+
+def _may_be_coco(file: Path) -> bool:
+    """Whether it names images, or is empty, which its reader says."""
+    return not file.stat().st_size or '"images"' in file.read_text()[: 1 << 22]
 
 
 def _image_homes(root: Path, file: Path) -> list[Path]:
@@ -195,15 +203,14 @@ def _boxed(part: _Coco, numbers: dict[int, int], homes: list[Path], notes: list[
         table[image["id"]] = BoxedImage(Path(str(image["file_name"])).stem, path)
     left_out: Counter[str] = Counter()
     for annotation in part.annotations:
-        ref, category = table.get(annotation["image_id"]), int(annotation["category_id"])
+        corners, category = _coco_box(annotation, part.path)
+        ref = table.get(annotation["image_id"])
         if ref is None:
             raise EvaluationError(
                 f"{part.path}: a box names the image id {annotation['image_id']}, which is not listed."
             )
         if category not in part.categories and category not in numbers:
             raise EvaluationError(f"{part.path}: a box has the category {category}, which is not listed.")
-        x, y, width, height = (float(value) for value in annotation["bbox"])
-        corners = (x, y, x + width, y + height)
         if category in numbers:
             ref.boxes.append((*corners, numbers[category], bool(annotation.get("iscrowd", 0))))
         elif part.categories.get(category) == DONT_CARE:
@@ -214,6 +221,20 @@ def _boxed(part: _Coco, numbers: dict[int, int], homes: list[Path], notes: list[
         named = ", ".join(f"{name} ({count})" for name, count in left_out.most_common(3))
         notes.append(f"{part.path.parent.name}: {left_out.total()} boxes of other categories left out: {named}")
     return list(table.values())
+
+
+def _coco_box(annotation: dict[str, Any], path: Path) -> tuple[tuple[float, float, float, float], int]:
+    """Corners and category of an annotation that names an image."""
+    try:
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+        category = int(annotation["category_id"])
+        annotation["image_id"]
+    except (TypeError, ValueError, KeyError) as error:
+        raise EvaluationError(
+            f"{path}: the annotation {str(annotation)[:120]} has no image_id, category_id and bbox of four numbers; "
+            "correct it."
+        ) from error
+    return (x, y, x + width, y + height), category
 
 
 def _found(file_name: str, homes: list[Path], source: Path) -> Path:
@@ -315,9 +336,11 @@ def _yolo_line(line: str, file: Path, classes: tuple[str, ...]) -> tuple[float, 
     try:
         number, x, y, width, height = line.split()[:5]
         label, values = int(number), [float(value) for value in (x, y, width, height)]
+        if not all(0 <= value <= 1 + ROUNDING for value in values):  # NaN is not, either
+            raise ValueError(line)
     except ValueError as error:
         raise EvaluationError(
-            f"{file} has the line {line!r}; expected `class x y width height`, all but it in 0 to 1."
+            f"{file} has the line {line!r}; expected `class x y width height`, all but the class in 0 to 1."
         ) from error
     if not 0 <= label < len(classes):
         raise EvaluationError(f"{file} has class {label}, but the set names {len(classes)}, 0 to {len(classes) - 1}.")

@@ -230,7 +230,7 @@ def read_segmentation(root: Path) -> SegmentationData:
     train, test = (decode_all(refs, _decode) for refs in (listing.train, listing.test))
     classes = listing.classes
     if listing.layout == "images/masks":
-        train, test, classes = _plain_values(train, test, classes)
+        train, test, classes = _plain_values(train, test, listing)
     for item in (*train, *test):
         _check_classes(item, classes, listing)
     return SegmentationData(listing.layout, root, classes, train, test, tuple(listing.notes))
@@ -249,10 +249,17 @@ def _decode(ref: MaskedImage) -> SegmentationItem:
 Items = tuple[SegmentationItem, ...]
 
 
-def _plain_values(train: Items, test: Items, classes: tuple[str, ...]) -> tuple[Items, Items, tuple[str, ...]]:
+def _plain_values(train: Items, test: Items, listing: MaskedListing) -> tuple[Items, Items, tuple[str, ...]]:
     """Masks of 0 and 255 become classes 0 and 1; without classes.txt the largest value says how many there are."""
+    classes, root = listing.classes, listing.root
     values = np.unique(np.concatenate([np.unique(item.mask) for item in (*train, *test)]))
-    if set(values.tolist()) <= {0, FOREGROUND} and len(classes) in (0, 2):
+    if not values.any():
+        raise EvaluationError(f"{root}: all masks are 0 everywhere; nothing can be learnt from them.")
+    if set(values.tolist()) == {0, FOREGROUND}:
+        if len(classes) not in (0, 2):
+            raise EvaluationError(
+                f"{root}: its masks hold 0 and 255, which are two classes, but classes.txt names {len(classes)}."
+            )
         binary = partial(np.equal, FOREGROUND)
         train, test = (
             tuple(SegmentationItem(i.name, i.image, binary(i.mask).astype(np.uint8)) for i in items)

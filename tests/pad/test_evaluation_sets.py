@@ -132,6 +132,34 @@ def test_a_missing_mask_a_wrong_class_and_a_wrong_size_are_one_sentence(tmp_path
         read_segmentation(root)
 
 
+def test_binary_masks_need_two_classes_and_some_foreground(tmp_path):
+    root = plain(tmp_path)
+    for mask in root.rglob("masks/*.png"):
+        write(mask, picture(0))
+    with pytest.raises(EvaluationError, match="all masks are 0 everywhere"):
+        read_segmentation(root)
+    half = picture(0)
+    half[:5] = 255
+    write(root / "train/masks/a.png", half)
+    assert read_segmentation(root).classes == ("background", "foreground")
+    for names in (("background",), ("background", "udder", "calf")):
+        lines(root / "classes.txt", *names)
+        with pytest.raises(EvaluationError, match=f"hold 0 and 255, .* but classes.txt names {len(names)}"):
+            read_segmentation(root)
+
+
+def test_masks_and_images_that_cannot_be_read_are_named(tmp_path):
+    root = plain(tmp_path)
+    (root / "train/masks/b.png").write_bytes(b"")
+    with pytest.raises(EvaluationError, match=r"masks/b\.png cannot be read \(no image\)"):
+        read_segmentation(root)
+    write(root / "train/masks/b.png", picture(1))
+    image = root / "test/images/bb.png"
+    image.write_bytes(image.read_bytes()[:60])
+    with pytest.raises(EvaluationError, match=r"images/bb\.png cannot be read \(the PNG"):
+        read_segmentation(root)
+
+
 def test_ignored_pixels_are_no_class(tmp_path):
     root = plain(tmp_path)
     mask = picture(2)
@@ -241,6 +269,38 @@ def test_coco_files_that_cannot_be_used_are_one_sentence(tmp_path):
     refused("names the image id 99", annotations=[{**whole["annotations"][0], "image_id": 99}])
     refused("has the category 5, which is not listed", annotations=[{**whole["annotations"][0], "category_id": 5}])
     refused("which is in none of its folders", images=[{**whole["images"][0], "file_name": "no.jpg"}])
+    for box in (None, [1, 2, 3], "none"):
+        refused("no image_id, category_id and bbox of four", annotations=[{**whole["annotations"][0], "bbox": box}])
+    refused("is no COCO file with images, annotations and categories", categories=None)
+    (tmp_path / "train.json").write_text("")
+    with pytest.raises(EvaluationError, match=r"train\.json is no COCO file .*it is empty"):
+        read_detection(tmp_path)
+
+
+def yolo(root, *text):
+    for name in "abc":
+        for split in ("train", "val"):
+            write(root / "images" / split / f"{name}{split}.png", picture())
+            lines(root / "labels" / split / f"{name}{split}.txt", "0 0.5 0.5 0.25 0.5" if name == "a" else "")
+    lines(root / "classes.txt", "person")
+    lines(root / "labels/train/btrain.txt", *text)
+    return root
+
+
+def test_yolo_lines_that_cannot_be_used_are_one_sentence_and_images_without_boxes_are_kept(tmp_path):
+    data = read_detection(yolo(tmp_path, "0 1.0004 0.5 0.1 0.1", "0 0.5 0.5 0 0"))
+    assert data.train[0].boxes.tolist() == [[12, 6, 20, 18]] and [len(i.boxes) for i in data.train] == [1, 1, 0]
+    notes = " ".join(data.notes)
+    assert "1 boxes without area" in notes and "1 training and 2 test images without boxes are kept" in notes
+    for line in ("0 16 12 8 8", "0 nan 0.5 0.1 0.1", "0 0.5 0.5 0.1", "person 0.5 0.5 0.1 0.1", "0 -0.1 0.5 0.1 0.1"):
+        with pytest.raises(EvaluationError, match="expected `class x y width height`, all but the class in 0 to 1"):
+            read_detection(yolo(tmp_path, line))
+    with pytest.raises(EvaluationError, match="has class 1, but the set names 1, 0 to 0"):
+        read_detection(yolo(tmp_path, "1 0.5 0.5 0.1 0.1"))
+    for file in tmp_path.rglob("labels/*/*.txt"):
+        file.write_text("")
+    with pytest.raises(EvaluationError, match="not one training image has a box"):
+        read_detection(tmp_path)
 
 
 def test_labels_csv_of_real_images_and_shares(realdata):

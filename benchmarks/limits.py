@@ -26,14 +26,17 @@ def machine(device: torch.device) -> str:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, the device's work included."""
+    """Time of one call: of the GPU until it has finished, else of one thread on the CPU, where other programs' turns
+    do not count; with several threads wall time.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, rows: int, width: int = 768, repeats: int = 9) -> float:

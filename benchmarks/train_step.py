@@ -5,8 +5,9 @@
 A pair is one step of each, from a batch on the host to updated weights: ours from one-channel uint8, the reference's
 from float32 RGB (see reference_step.py for what it does). Which goes first changes from pair to pair; the ratio is the
 median over the pairs of theirs / ours, so that a machine whose speed varies favours neither. Before that, both losses
-are compared. On a CPU the reference is timed in float32 too when ours runs in bf16, because that is what it does there:
-its `torch.cuda.amp.autocast` has no effect without a GPU.
+are compared. On a CPU both take one thread by default and its CPU time counts, so that other programs disturb less.
+There the reference is timed in float32 too when ours runs in bf16, because that is what it does: its
+`torch.cuda.amp.autocast` has no effect without a GPU.
 
 `floor` is the time that the model's FLOPs (pad.cost) take at this machine's measured rate of matrix products.
 """
@@ -120,15 +121,15 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, help="4 on a CPU, 256 on a GPU")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; wall time counts with several")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     wanted = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+    else:
+        torch.set_num_threads(options.threads)
     batch_size = options.batch_size or (256 if device.type == "cuda" else 4)
     print(machine(device))
     rows = []

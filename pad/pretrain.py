@@ -35,16 +35,8 @@ from msip.manifest import Manifest
 from msip.shards import Shards
 from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
 from pad.bottleneck import PadConfig
-from pad.checkpoints import (
-    FOLDER,
-    STATE,
-    Checkpoint,
-    list_checkpoints,
-    newest_checkpoint,
-    read_checkpoint,
-    restore,
-)
-from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option, read_run
+from pad.checkpoints import Checkpoint, newest_checkpoint, restore
+from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
@@ -60,6 +52,7 @@ from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group
 from pad.report import REPORT, RESULT, write_report
+from pad.resume import find_start, refuse_other_step
 from pad.step import in_chans, make_optimizer
 from pad.trainer import Trainer
 from pad.weight_files import save_tensors
@@ -167,42 +160,6 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
 
 def _silent(_: str) -> None:
     """Other ranks than the first have nothing to add."""
-
-
-def find_start(config: PretrainConfig, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, Checkpoint | None]:
-    """(run.yaml, checkpoint) to continue from; either is ``None`` where there is none yet. Raises ``RunError``."""
-    existing = list_checkpoints(config.out)
-    if config.resume is None:
-        if existing:
-            raise RunError(
-                f"{config.out} already holds a run ({existing[0].name}); continue it with --resume auto, "
-                f"or choose another --out for a new one."
-            )
-        return None, None
-    if config.resume == "auto":
-        checkpoint, warnings = newest_checkpoint(config.out)
-        for warning in warnings:
-            say(f"warning: {warning} The one before it is used.")
-        return read_run(config.out), checkpoint
-    return _named_start(config, Path(config.resume), existing)
-
-
-def _named_start(config: PretrainConfig, path: Path, existing: list[Path]) -> tuple[dict[str, Any] | None, Checkpoint]:
-    if (path / STATE).is_file():
-        run, checkpoint = path.resolve().parents[1], read_checkpoint(path)
-    else:
-        run, found = path, newest_checkpoint(path)[0]
-        if found is None:
-            raise RunError(
-                f"--resume {path} is no checkpoint and no run with one; give RUN, RUN/{FOLDER}/step-*, or auto."
-            )
-        checkpoint = found
-    if existing and run.resolve() != config.out.resolve():
-        raise RunError(f"{config.out} already holds another run ({existing[0].name}); choose another --out.")
-    stored = read_run(run)
-    if stored is None:
-        raise RunError(f"--resume {path}: {run / RUN_FILE} is missing; give a checkpoint inside its run's folder.")
-    return stored, checkpoint
 
 
 def assemble(
@@ -477,15 +434,6 @@ def announce(
     )
     if checkpoint:
         say(f"continues at step {checkpoint.step:,}.")
-
-
-def refuse_other_step(checkpoint: Checkpoint, plan: Plan) -> None:
-    """Raises ``RunError`` if a continued run would take other steps than it took."""
-    if checkpoint.state["effective_batch"] != plan.effective_batch:
-        raise RunError(
-            f"a step of this run takes {checkpoint.state['effective_batch']} images, not {plan.effective_batch}: "
-            f"choose --batch-size and --accumulate accordingly, or leave them out."
-        )
 
 
 def encoder_of_checkpoint(config: PretrainConfig) -> Any:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from msip.archives.parts import Joined, find_parts
 from msip.archives.policy import Limits, Member, Meter, broken, check_member, member_path, printable
-from msip.archives.readers import Reader, open_reader
+from msip.archives.reader import Reader
+from msip.archives.readers import open_reader
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
 from msip.files import TEMPORARY_SUFFIX, free_bytes, human_bytes, write_errors
 

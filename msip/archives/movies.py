@@ -10,17 +10,23 @@ changes its number.
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msip.archives.parts import Joined
 from msip.archives.policy import Member, Meter, broken
-from msip.archives.readers import Reader
+from msip.archives.reader import Reader
+from msip.errors import UnsafeArchive
 
 HEADER_BYTES = 1024
+MOST_FRAMES = 1_000_000
+"""Of one movie: eleven hours at 25 frames a second; each takes 128 bytes of memory."""
+
 _FRAMES_AT = 572
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_MAX_SEGMENTS = 64  # before the picture data of one JPEG
 _STAMPS = (8, 16, 6, 0, 10, 12)  # bytes after a frame; the first two are what Norpix writes
 
 
@@ -48,6 +54,8 @@ class MovieReader(Reader):
             spans = marked_frames(self.data)
         if not spans:
             raise broken(meter.archive, "it holds no JPEG frame")
+        if len(spans) >= MOST_FRAMES:
+            raise UnsafeArchive(f"{meter.archive} is refused: it has more than {MOST_FRAMES - 1:,} frames.")
         self.spans = spans
         self._consumed = 0
 
@@ -78,7 +86,7 @@ def indexed_frames(data: mmap.mmap | bytes) -> list[tuple[int, int]] | None:
     spans: list[tuple[int, int]] = []
     position, length = HEADER_BYTES, len(data)
     announced = struct.unpack_from("<I", data, _FRAMES_AT)[0]
-    while position + 8 <= length and len(spans) < (announced or length):
+    while position + 8 <= length and len(spans) < min(announced or length, MOST_FRAMES):
         size = struct.unpack_from("<I", data, position)[0]
         start, end = position + 4, position + size
         if size < 8 or end > length or data[start : start + 3] != _START:
@@ -94,13 +102,13 @@ def _frame_at(data: mmap.mmap | bytes, position: int) -> bool:
 
 
 def marked_frames(data: mmap.mmap | bytes) -> list[tuple[int, int]]:
-    """(start, end) of each JPEG by its markers: from a start to the last end before the next start.
+    """(start, end) of each JPEG by its markers: from a start to the first end after its headers.
 
     A frame without an end reaches to where the next one begins (less its size field).
     """
     spans = []
     start = data.find(_START, HEADER_BYTES)
-    while start >= 0:
+    while start >= 0 and len(spans) < MOST_FRAMES:
         inner = _after_headers(data, start)
         following = data.find(_START, inner)
         limit = following if following >= 0 else len(data)
@@ -113,11 +121,13 @@ def marked_frames(data: mmap.mmap | bytes) -> list[tuple[int, int]]:
 def _after_headers(data: mmap.mmap | bytes, start: int) -> int:
     """Where the picture data of a JPEG begin: its segments, which may hold a thumbnail, are stepped over."""
     position = start + 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in (0xD8, 0xD9, 0x00):
+    for _ in range(_MAX_SEGMENTS):
+        if position + 4 > len(data) or data[position] != 0xFF or data[position + 1] in (0xD8, 0xD9, 0x00):
+            break
         marker = data[position + 1]
         size = struct.unpack_from(">H", data, position + 2)[0]
         if position + 2 + size > len(data) or size < 2:
-            return start + 3
+            break
         position += 2 + size
         if marker == 0xDA:
             return position
@@ -126,7 +136,5 @@ def _after_headers(data: mmap.mmap | bytes, start: int) -> int:
 
 def movie_name(movie: Path) -> str | None:
     """``setXX/VYYY`` of a movie ``.../setXX/VYYY.seq`` or ``setXX_VYYY.seq``."""
-    import re
-
     match = re.search(r"(set\d+)[/_]+(v\d+)\.seq$", movie.as_posix(), re.IGNORECASE)
     return f"{match[1].lower()}/{match[2].upper()}" if match else None

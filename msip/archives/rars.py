@@ -5,6 +5,7 @@ The tool writes all members behind each other into a pipe; the listing says wher
 
 from __future__ import annotations
 
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,13 @@ from typing import Any
 
 from msip.archives.formats import RAR_ADVICE, rar_tool
 from msip.archives.parts import Joined
+from msip.archives.pipe import Pipe
 from msip.archives.policy import Kind, Member, Meter, broken, printable
-from msip.archives.readers import CHUNK, Reader
-from msip.archives.sevenzip import Pipe
+from msip.archives.reader import CHUNK, Reader
 from msip.errors import ArchiveError
 
 _STORED = 0x30
+_GLOB, _LITERAL = re.compile(r"([*?\[\]\\])"), r"\\\1"
 _COMMANDS = {
     "unrar": ["p", "-inul", "-p-", "--"],
     "7zz": ["x", "-so", "-bb0", "-p", "--"],
@@ -61,7 +63,9 @@ class RarReader(Reader):
         tool = rar_tool()
         if tool is None:
             raise ArchiveError(f"{self.meter.archive} cannot be unpacked: {RAR_ADVICE}.")
-        command = [tool, *_COMMANDS[Path(tool).name], str(self.parts[0].resolve())]
+        name = Path(tool).name
+        left_out = _without_empty(files) if name == "bsdtar" else []
+        command = [tool, *left_out, *_COMMANDS[name], str(self.parts[0].resolve())]
         self.pipe = Pipe(command, self.meter)
         for info in self.infos:
             chunks = self._piped(info) if info.is_file() else iter(())
@@ -101,6 +105,12 @@ class RarReader(Reader):
         if self.pipe is not None:
             self.pipe.close()
         self.rar.close()
+
+
+def _without_empty(files: list[Any]) -> list[str]:
+    """bsdtar (3.6.2) sends noise without end for an empty file that is not stored but compressed (RAR 5)."""
+    empty = [info.filename for info in files if info.file_size == 0 and info.compress_type != _STORED]
+    return [f"--exclude=^{re.sub(_GLOB, _LITERAL, name)}$" for name in empty]
 
 
 def _member(info: Any) -> Member:

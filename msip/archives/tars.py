@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from msip.archives.formats import sniff
 from msip.archives.parts import Joined
 from msip.archives.policy import Kind, Member, Meter, broken, printable
-from msip.archives.readers import CHUNK, Reader
+from msip.archives.reader import CHUNK, Reader
 from msip.errors import ArchiveError, UnsafeArchive
 
 _MAX_HEADER = 8 << 20

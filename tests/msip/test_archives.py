@@ -1,9 +1,9 @@
-"""Archives: every format the same tree, in parts and after a kill; hostile ones refused by name; fuzz."""
+"""Archives: every format the same tree, in parts and after a kill; hostile ones refused by name."""
 
-import contextlib
 import io
 import os
 import random
+import shutil
 import signal
 import stat
 import struct
@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tarfile
 import time
-import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import py7zr
@@ -20,7 +20,7 @@ import pytest
 import rars
 
 from msip.archives import Limits, archive_sets, extract, find_parts, rar_tool
-from msip.errors import ArchiveError, MsipError, OutputError, UnsafeArchive
+from msip.errors import ArchiveError, OutputError, UnsafeArchive
 
 RNG = random.Random(0)
 TREE = {
@@ -131,38 +131,57 @@ def test_independent_archives_named_as_parts_stay_apart(tmp_path):
     assert [len(parts) for parts in archive_sets(tmp_path / "in")] == [1, 1]
 
 
-def split_zip(folder: Path, data: bytes, sizes: list[int]) -> Path:
+def split_zip(folder: Path, data: bytes, sizes: list[int], *, zip64: bool = False) -> Path:
     """Cut a zip into volumes as zip -s does: every offset becomes (volume, offset in it)."""
     data = b"PK\x07\x08" + data
     starts = [0]
     for size in sizes:
         starts.append(starts[-1] + size)
     at = data.rfind(b"PK\x05\x06")
-    end = list(struct.unpack("<4s4H2LH", data[at : at + 22]))
-    directory = bytearray(data[end[6] + 4 : at])
+    _, _, _, entries, _, size, start, _ = struct.unpack("<4s4H2LH", data[at : at + 22])
 
     def place(offset: int) -> tuple[int, int]:
         volume = max(index for index, start in enumerate(starts) if start <= offset)
         return volume, offset - starts[volume]
 
-    position = 0
-    for _ in range(end[4]):
-        volume, offset = place(struct.unpack_from("<L", directory, position + 42)[0] + 4)
-        struct.pack_into("<H", directory, position + 34, volume)
-        struct.pack_into("<L", directory, position + 42, offset)
-        name, extra, comment = struct.unpack_from("<3H", directory, position + 28)
-        position += 46 + name + extra + comment
-    volume, end[6] = place(end[6] + 4)
-    end[1], end[2] = len(starts) - 1, volume
-    data = data[: at - len(directory)] + bytes(directory) + struct.pack("<4s4H2LH", *end)
+    directory = moved_directory(data[start + 4 : at], entries, place, zip64)
+    volume, offset = place(start + 4)
+    last = len(starts) - 1
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", last, volume, entries, entries, len(directory), offset, 0)
+    if zip64:
+        record = struct.pack(
+            "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, last, volume, entries, entries, len(directory), offset
+        )
+        where = place(start + 4 + len(directory))
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", *where, last + 1)
+        end = record + locator + struct.pack("<4s4H2LH", b"PK\x05\x06", *[0xFFFF] * 4, *[0xFFFFFFFF] * 2, 0)
+    data = data[: start + 4] + directory + end
     pieces = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
     for index, piece in enumerate(pieces[:-1]):
         write(folder, f"LasHeR.z{index + 1:02d}", piece)
     return write(folder, "LasHeR.zip", pieces[-1])
 
 
-def test_split_zip_volumes(tmp_path):
-    last = split_zip(tmp_path / "in", zip_bytes(method=zipfile.ZIP_STORED), [4000, 40_000, 20_000])
+def moved_directory(directory: bytes, entries: int, place: Callable[[int], tuple[int, int]], zip64: bool) -> bytes:
+    """Each entry with its volume, in the narrow fields or, as zip64 has it, in an extra field."""
+    position, result = 0, b""
+    for _ in range(entries):
+        fields = list(struct.unpack_from("<4s6H3L5H2L", directory, position))
+        name = directory[position + 46 : position + 46 + fields[10]]
+        position += 46 + sum(fields[10:13])
+        volume, offset = place(fields[16] + 4)
+        extra = struct.pack("<2H4s", 0x6375, 4, b"more")  # another field, before and after which ours may stand
+        if zip64:
+            extra += struct.pack("<2H3QL", 1, 28, fields[9], fields[8], offset, volume)
+            fields[8:10], volume, offset = [0xFFFFFFFF] * 2, 0xFFFF, 0xFFFFFFFF
+        fields[11], fields[13], fields[16] = len(extra), volume, offset
+        result += struct.pack("<4s6H3L5H2L", *fields) + name + extra
+    return result
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_split_zip_volumes(zip64, tmp_path):
+    last = split_zip(tmp_path / "in", zip_bytes(method=zipfile.ZIP_STORED), [4000, 40_000, 20_000], zip64=zip64)
     extract(last, tmp_path / "to")
     assert found(tmp_path / "to") == TREE
     (tmp_path / "in" / "LasHeR.z02").unlink()
@@ -170,28 +189,59 @@ def test_split_zip_volumes(tmp_path):
         extract(last, tmp_path / "to")
 
 
-def rar(path: Path, tree=TREE, **options) -> Path:
+@pytest.mark.skipif(shutil.which("zip") is None, reason="needs Info-ZIP's zip")
+@pytest.mark.parametrize("options", [[], ["-fz"]], ids=["zip32", "zip64"])
+def test_volumes_that_info_zip_has_written(options, tmp_path):
+    for name, data in TREE.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(data)
+    (tmp_path / "in").mkdir()
+    command = ["zip", "-q", "-r", "-0", "-s", "64k", *options, tmp_path / "in/LasHeR.zip", "set"]
+    subprocess.run(command, cwd=tmp_path / "tree", check=True)
+    assert (b"PK\x06\x06" in (tmp_path / "in/LasHeR.zip").read_bytes()) == bool(options)
+    assert len(find_parts(tmp_path / "in/LasHeR.z01")) == 2
+    extract(tmp_path / "in/LasHeR.zip", tmp_path / "to")
+    assert found(tmp_path / "to") == TREE
+
+
+def rar_bytes(tree=TREE, **options) -> bytes:
     builder = rars.RarBuilder(**options)
     for name, data in tree.items():
         builder.add_bytes(data, name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(builder.to_bytes())
-    return path
+    return builder.to_bytes()
 
 
-@pytest.mark.parametrize("options", [{"format": "rar29"}, {"format": "rar29", "solid": True}])
-def test_compressed_rar(options, tmp_path):
-    archive = rar(tmp_path / "in/a.rar", **options)
-    if rar_tool() is None:
-        with pytest.raises(ArchiveError, match="apt install libarchive-tools"):
-            extract(archive, tmp_path / "to")
-        return
+def rar(path: Path, tree=TREE, **options) -> Path:
+    return write(path.parent, path.name, rar_bytes(tree, **options))
+
+
+RARS = {"4": {"format": "rar29"}, "4, solid": {"format": "rar29", "solid": True}, "5": {"format": "rar50"}}
+RARS["5, solid"] = {"format": "rar50", "solid": True}
+
+
+@pytest.mark.skipif(rar_tool() is None, reason="needs bsdtar (libarchive-tools), unrar or 7zz")
+@pytest.mark.parametrize("kind", RARS)
+def test_compressed_rar(kind, tmp_path):
+    archive = rar(tmp_path / "in/a.rar", **RARS[kind])
+    assert archive.read_bytes().startswith(b"Rar!\x1a\x07" + (b"\x01\x00" if "5" in kind else b"\x00"))
     extract(archive, tmp_path / "to")
     assert found(tmp_path / "to") == TREE
     assert extract(archive, tmp_path / "some", ["*/infrared/*"]).written == 2
-    bomb = rar(tmp_path / "in/bomb.rar", {"zeros": bytes(40 << 20)})
-    with pytest.raises(UnsafeArchive, match="bomb"):
-        extract(bomb, tmp_path / "none")
+
+
+@pytest.mark.skipif(rar_tool() is None, reason="needs bsdtar (libarchive-tools), unrar or 7zz")
+def test_rar_with_empty_files_of_any_name(tmp_path):
+    tree = {"[a]*?.txt": b"", "x/[a]*?.txt": b"full", "a.txt": b"", "b/a.txt": b"also full", "a.txt.jpg": b"longer"}
+    extract(rar(tmp_path / "in/a.rar", tree, format="rar50"), tmp_path / "to")
+    assert found(tmp_path / "to") == tree
+
+
+@pytest.mark.parametrize("kind", RARS)
+def test_compressed_rar_without_a_tool_says_what_to_install(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ArchiveError, match=r"a\.rar cannot be unpacked.*apt install libarchive-tools"):
+        extract(rar(tmp_path / "in/a.rar", **RARS[kind]), tmp_path / "to")
+    assert not found(tmp_path / "to")
 
 
 def test_stored_rar_needs_no_tool(tmp_path, monkeypatch):
@@ -272,6 +322,7 @@ HOSTILE = {
     "bomb.tar.gz": (tar_bytes("w:gz", {"zeros": bytes(40 << 20)}), "bomb"),
     "bomb.tar.zst": (zst_bytes(tar_bytes("w", {"zeros": bytes(40 << 20)})), "bomb"),
     "bomb.tar.xz": (tar_bytes("w:xz", {"zeros": bytes(40 << 20)}), "bomb"),
+    "bomb.rar": (rar_bytes({"zeros": bytes(2 << 20)}, format="rar50"), "bomb"),
     "bomb.7z": (seven_bytes({"zeros": bytes(40 << 20)}), "bomb"),
 }
 
@@ -361,58 +412,3 @@ def test_a_folder_without_permission(tmp_path):
     (tmp_path / "to").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="permission"):
         extract(write(tmp_path, "a.zip", zip_bytes()), tmp_path / "to")
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.xz", "a.tar.zst", "a.tar.bz2"])
-def test_fuzz(name, tmp_path):
-    """Mutations end in an MsipError or a tree inside the folder, within memory and time."""
-    rng = random.Random(name)
-    tree = {"a/1.jpg": rng.randbytes(600), "a/2.jpg": bytes(3000), "b.txt": b"text" * 100}
-    data = {"a.zip": lambda: zip_bytes(tree)}.get(
-        name, lambda: tar_bytes("w" + {"gz": ":gz", "xz": ":xz", "bz2": ":bz2"}.get(name.split(".")[-1], ""), tree)
-    )()
-    data = zst_bytes(data) if name.endswith("zst") else data
-    (tmp_path / "in").mkdir()
-    tracemalloc.start()
-    started = time.monotonic()
-    for round_ in range(150):
-        mutated = mutate(data, rng)
-        (tmp_path / "in" / name).write_bytes(mutated)
-        with contextlib.suppress(MsipError):
-            extract(tmp_path / "in" / name, tmp_path / "box" / "to")
-        assert {path.name for path in tmp_path.iterdir()} <= {"in", "box"}, round_
-        assert {path.name for path in (tmp_path / "box").iterdir()} <= {"to"}, round_
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 64 << 20
-    assert time.monotonic() - started < 300
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    result = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        at = rng.randrange(len(result))
-        action = rng.randrange(5)
-        if action == 0:
-            result[at] ^= 1 << rng.randrange(8)
-        elif action == 1:
-            result[at : at + 8] = rng.choice((b"\xff" * 8, bytes(8), rng.randbytes(8)))
-        elif action == 2:
-            del result[at : at + rng.randrange(1, 600)]
-        elif action == 3:
-            result[at:at] = result[: rng.randrange(1, 600)]
-        else:
-            del result[at:]
-        if not result:
-            return b"\0"
-    return bytes(result)
-
-
-def test_fuzz_7z(tmp_path):
-    rng = random.Random(7)
-    data = seven_bytes({"a/1.jpg": rng.randbytes(600), "b.txt": b"text" * 100})
-    for _ in range(8):
-        archive = write(tmp_path / "in", "a.7z", mutate(data, rng))
-        with contextlib.suppress(MsipError):
-            extract(archive, tmp_path / "box" / "to")
-        assert {path.name for path in tmp_path.iterdir()} <= {"in", "box"}

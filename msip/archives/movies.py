@@ -106,7 +106,7 @@ def marked_frames(data: mmap.mmap | bytes) -> list[tuple[int, int]]:
 
     A frame without an end reaches to where the next one begins (less its size field).
     """
-    spans = []
+    spans: list[tuple[int, int]] = []
     start = data.find(_START, HEADER_BYTES)
     while start >= 0 and len(spans) < MOST_FRAMES:
         inner = _after_headers(data, start)

@@ -27,6 +27,7 @@ from .pretrain import pretrain, replay
 from .rois import export_crops, rois
 from .shard import shard
 from .sources import sources
+from .stats import stats
 
 app = typer.Typer(
     name="msip",
@@ -42,6 +43,7 @@ COMMANDS = (
     verify,
     rois,
     curate,
+    stats,
     shard,
     inspect,
     pretrain,

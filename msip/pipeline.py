@@ -374,7 +374,7 @@ def _problem_hint(plans: list[Plan]) -> str:
 def _rows(entries: pa.Table) -> pa.Table:
     no_rois = pa.nulls(len(entries), SCHEMA.field("rois").type)
     table = entries.append_column(SCHEMA.field("rois"), no_rois)
-    return table.select(SCHEMA.names)
+    return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def _earlier(out: Path) -> pa.Table:

@@ -3,8 +3,9 @@
     python benchmarks/inspect_import.py [--images N ...]
 
 Synthetic manifest over one tiny file that every row names by its own hard link. A mongod of its own (2 GiB of cache)
-on a temporary folder. Peak memory is of this process; the database's size is of its folder, in bytes on the disk.
-The reference is FiftyOne's ``add_samples`` on 200 of the images, in images a second.
+on a temporary folder. Memory is the growth of this process at its peak, the database's size is of its folder, in MiB on
+the disk; CPU seconds are of this process and of mongod. The peer is FiftyOne's ``add_samples`` with the same boxes: it
+takes 500 of the images before and 500 after each import of up to 20,000, and its seconds are given for the whole.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -31,7 +34,7 @@ from msip.inspection.dataset import inspect
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
 
 ROIS = 30
-REFERENCE_IMAGES = 200
+PEER_IMAGES, PEER_UP_TO = 500, 20_000
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc330000"
     "000049454e44ae426082"
@@ -114,55 +117,90 @@ def start_server(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def reference_rate(fiftyone: object, out: Path) -> float:
-    """Images a second of ``add_samples`` with the same boxes."""
-    fo = fiftyone
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: of the clock, of this process's CPU, of the database's CPU."""
+
+    wall: float
+    own: float
+    database: float
+
+    def times(self, factor: float) -> Cost:
+        """The same for ``factor`` as much work."""
+        return Cost(self.wall * factor, self.own * factor, self.database * factor)
+
+
+class Clock:
+    """``with Clock(mongod) as clock: ...``, then ``clock.cost``."""
+
+    def __init__(self, mongod: int) -> None:
+        self.processes = psutil.Process(), psutil.Process(mongod)
+
+    def _now(self) -> list[float]:
+        used = (process.cpu_times() for process in self.processes)
+        return [time.perf_counter(), *(times.user + times.system for times in used)]
+
+    def __enter__(self) -> Clock:
+        self.start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cost = Cost(*(now - then for now, then in zip(self._now(), self.start, strict=True)))
+
+
+def peer_cost(fiftyone: Any, out: Path, mongod: int) -> Cost:
+    """Of ``add_samples`` for ``PEER_IMAGES`` images with the same boxes."""
     manifest = Manifest.read(out)
-    data = fo.Dataset()  # type: ignore[attr-defined]
-    start = time.perf_counter()
-    samples = []
-    for row in range(REFERENCE_IMAGES):
-        detections = [
-            fo.Detection(label="medium", bounding_box=[x / 640, y / 512, w / 640, h / 512], area=area, order=order)  # type: ignore[attr-defined]
-            for order, (x, y, w, h, area) in enumerate(manifest.rois(row).tolist())
-        ]
-        samples.append(fo.Sample(str(manifest.path(row)), rois=fo.Detections(detections=detections)))  # type: ignore[attr-defined]
-    data.add_samples(samples, dynamic=True, progress=False)
-    rate = REFERENCE_IMAGES / (time.perf_counter() - start)
+    data = fiftyone.Dataset()
+    with Clock(mongod) as clock:
+        samples = []
+        for row in range(PEER_IMAGES):
+            detections = [
+                fiftyone.Detection(label="medium", bounding_box=[x / 640, y / 512, w / 640, h / 512], area=a, order=n)
+                for n, (x, y, w, h, a) in enumerate(manifest.rois(row).tolist())
+            ]
+            rois = fiftyone.Detections(detections=detections)
+            samples.append(fiftyone.Sample(str(manifest.path(row)), rois=rois))
+        data.add_samples(samples, dynamic=True, progress=False)
     data.delete()
-    return rate
+    return clock.cost
 
 
-def measure(fiftyone: object, folder: Path, images: int, reference: float | None) -> float:
+def measure(fiftyone: Any, folder: Path, images: int, mongod: int) -> None:
     """One line of the table."""
     out = folder / f"build{images}"
     out.mkdir()
     make_build(out, images)
-    reference = reference or reference_rate(fiftyone, out)
+    with_peer = images <= PEER_UP_TO
+    peers = [peer_cost(fiftyone, out, mongod)] if with_peer else []
     size = _folder_bytes(folder / "db")
-    with PeakMemory() as memory:
-        start = time.perf_counter()
+    with PeakMemory() as memory, Clock(mongod) as first:
         result = inspect(fiftyone, out)
-        first = time.perf_counter() - start
     assert result.added == images and len(result.dataset) == images
-    server = max(p.memory_info().rss for p in psutil.Process().children() if p.name() == "mongod") / 2**20
-    start = time.perf_counter()
-    inspect(fiftyone, out)
-    again = time.perf_counter() - start
-    start = time.perf_counter()
-    _change_flags(out, 100)
-    changed = inspect(fiftyone, out).changed
-    update = time.perf_counter() - start
-    assert changed == 100
     database = (_folder_bytes(folder / "db") - size) / 2**20
-    rate = images / first
+    peers += [peer_cost(fiftyone, out, mongod)] if with_peer else []
+    with Clock(mongod) as again:
+        inspect(fiftyone, out)
+    _change_flags(out, 100)
+    with Clock(mongod) as update:
+        changed = inspect(fiftyone, out).changed
+    assert changed == 100
+    ours, growth = first.cost, memory.peak - memory.before
     print(
-        f"{images:>9,} {first:>9.1f} {rate:>9.0f} {rate / reference:>8.1f}x {again:>10.1f} {update:>12.1f} "
-        f"{memory.peak - memory.before:>12.0f} {memory.peak:>9.0f} {server:>11.0f} {database:>9.0f}",
+        f"{images:>9,}{ours.wall:>9.1f}{ours.own:>9.1f}{ours.database:>9.1f}{growth:>9.0f}{database:>9.0f}"
+        f"{again.cost.wall:>9.1f}{update.cost.wall:>9.1f}  {_beside(ours, peers, images)}",
         flush=True,
     )
     shutil.rmtree(out)
-    return reference
+
+
+def _beside(ours: Cost, peers: list[Cost], images: int) -> str:
+    if not peers:
+        return f"{'-':>9}{'-':>9}{'-':>9}{'-':>8}{'-':>8}"
+    parts = [peer.times(images / PEER_IMAGES / len(peers)) for peer in peers]
+    whole = Cost(sum(p.wall for p in parts), sum(p.own for p in parts), sum(p.database for p in parts))
+    cpu = (whole.own + whole.database) / (ours.own + ours.database)
+    return f"{whole.wall:>9.0f}{whole.own:>9.0f}{whole.database:>9.0f}{whole.wall / ours.wall:>7.1f}x{cpu:>7.1f}x"
 
 
 def _change_flags(out: Path, count: int) -> None:
@@ -193,13 +231,13 @@ def main() -> None:
                 end="",
             )
             print(f"fiftyone {version('fiftyone')}, {ROIS} RoIs an image; load {os.getloadavg()[0]:.1f}")
-            names = ("images", "import s", "images/s", "to add_s", "again s", "100 changed s", "memory MiB", "peak MiB")
-            widths = (9, 9, 9, 9, 10, 13, 12, 9, 11, 9)
-            print(*(n.rjust(w) for n, w in zip((*names, "server MiB", "disk MiB"), widths, strict=True)))
-            reference = None
+            names = ("images", "import s", "own CPU", "db CPU", "grew MiB", "disk MiB", "again s", "100 ch. s")
+            peer = ("peer s", "own CPU", "db CPU", "ratio", "CPU")
+            widths = (*[9] * len(names), 11, 9, 9, 8, 8)
+            print(*(name.rjust(width) for name, width in zip(names + peer, widths, strict=True)), sep="", flush=True)
             for images in sizes:
-                reference = measure(fiftyone, folder, images, reference)
-            print(f"add_samples: {reference:.0f} images/s. Load at the end {os.getloadavg()[0]:.1f}.")
+                measure(fiftyone, folder, images, server.pid)
+            print(f"Load at the end {os.getloadavg()[0]:.1f}.")
         finally:
             server.terminate()
             server.wait()

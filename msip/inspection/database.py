@@ -48,7 +48,7 @@ class Database:
         kind: ``server`` (a URI is set), ``own`` (FiftyOne's ``mongod`` on a folder), ``none``.
         where: the server's host, or the ``mongod`` file.
         folder: of the data, for ``own``.
-        version: of ``mongod``, for ``own``.
+        version: of MongoDB; empty if nothing answers.
         problem: why it cannot be used, and what to do; ``None`` if nothing speaks against it.
     """
 
@@ -62,18 +62,19 @@ class Database:
         if self.problem is not None:
             return f"none that works: {self.problem}"
         if self.kind == "server":
-            return f"the server {self.where} (FIFTYONE_DATABASE_URI)"
+            return f"the server {self.where} (FIFTYONE_DATABASE_URI), which answers: MongoDB {self.version}"
         return f"FiftyOne's own mongod {self.version} ({self.where}), data in {self.folder}"
 
 
 def find_database() -> Database:
-    """Look for the database without starting it and without importing FiftyOne."""
+    """Look for the database, ask a server whether it answers, start nothing, and do not import FiftyOne."""
     package = importlib.util.find_spec("fiftyone")
     if package is None or package.origin is None:
         return Database("none", problem="FiftyOne is not installed; run `pip install 'fiftyone>=1.5,<2'`")
     uri = _setting("database_uri")
     if uri:
-        return Database("server", _host(uri))
+        version, problem = _ask_server(uri)
+        return Database("server", _host(uri), version=version, problem=problem)
     mongod = Path(package.origin).parent / "db" / "bin" / "mongod"
     folder = Path(_setting("database_dir") or Path.home() / ".fiftyone" / "var" / "lib" / "mongo").expanduser()
     if not mongod.is_file():
@@ -81,7 +82,7 @@ def find_database() -> Database:
             "none", problem=f"FiftyOne's mongod could not be downloaded when it was installed; {HOW_TO_GET_ONE}"
         )
     version, problem = _mongod_version(mongod)
-    return Database("own", str(mongod), folder.absolute(), version, problem)
+    return Database("own", str(mongod), folder.absolute(), version, problem or _runs_elsewhere(folder))
 
 
 def connect() -> Any:
@@ -91,13 +92,9 @@ def connect() -> Any:
     """
     database = find_database()
     if database.problem is not None:
-        raise InspectionError(f"there is no database for FiftyOne: {database.problem}.")
+        raise InspectionError(f"there is no database that FiftyOne can use: {database.problem}.")
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if database.kind == "server":
-        _check_server(str(_setting("database_uri")))
-    else:
-        _check_folder(database)
     logging.getLogger("fiftyone").setLevel(logging.ERROR)
     with _start_errors(database), watched_start() if database.kind == "own" else contextlib.nullcontext():
         fiftyone = importlib.import_module("fiftyone")
@@ -144,34 +141,32 @@ def _too_old(version: str, where: str) -> str | None:
     return f"{where} is MongoDB {version}, FiftyOne needs 6.0 or newer; {HOW_TO_GET_ONE}"
 
 
-def _check_server(uri: str) -> None:
+def _ask_server(uri: str) -> tuple[str, str | None]:
+    """(version, problem) of the server at an address."""
     import pymongo
     from pymongo.errors import PyMongoError
 
+    host = _host(uri)
     try:
         client: Any = pymongo.MongoClient(uri, serverSelectionTimeoutMS=_TIMEOUT_S * 1000)
         version = str(client.server_info()["version"])
         client.close()
     except PyMongoError as error:
-        reason = str(error).split(",", maxsplit=1)[0].replace(uri, _host(uri))
-        raise InspectionError(
-            f"no database answers at {_host(uri)} ({reason}); start the server that FIFTYONE_DATABASE_URI names, or "
-            "unset it to use FiftyOne's own."
-        ) from error
-    problem = _too_old(version, f"the server {_host(uri)}")
-    if problem is not None:
-        raise InspectionError(f"there is no database for FiftyOne: {problem}.")
+        reason = re.split(r",| \(configured", str(error))[0].replace(uri, host)
+        advice = "start the server that FIFTYONE_DATABASE_URI names, or unset it to use FiftyOne's own"
+        return "", f"no database answers at {host} ({reason}); {advice}"
+    return version, _too_old(version, f"the server {host}")
 
 
-def _check_folder(database: Database) -> None:
-    """Refuse to go on where FiftyOne would silently attach to the running database of another folder."""
-    assert database.folder is not None
+def _runs_elsewhere(wanted: Path) -> str | None:
+    """FiftyOne would silently attach to a running database of its own, whatever folder was asked for."""
     for pid, folder in _running():
-        if folder.resolve() != database.folder.resolve():
-            raise InspectionError(
+        if folder.resolve() != wanted.resolve():
+            return (
                 f"FiftyOne is already running on the database {folder} (process {pid}) and would use that one instead "
-                f"of {database.folder}; close it, or set FIFTYONE_DATABASE_DIR={folder} to share it."
+                f"of {wanted}; close it, or set FIFTYONE_DATABASE_DIR={folder} to share it"
             )
+    return None
 
 
 def _running() -> Iterator[tuple[int, Path]]:

@@ -204,6 +204,10 @@ def test_no_database_is_one_sentence(tiny, tmp_path, monkeypatch):
     nobody = f"mongodb://user:secret@127.0.0.1:{free_port()}"
     text = sentence("inspect", tiny, "--no-launch", FIFTYONE_DATABASE_URI=nobody)
     assert "no database answers at 127.0.0.1" in text and "secret" not in text
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", nobody)
+    found = str(database.find_database())  # what msip doctor prints
+    assert found.startswith("none that works: no database answers at 127.0.0.1") and "secret" not in found
+    assert "start the server that FIFTYONE_DATABASE_URI names, or unset it" in found
     package = tmp_path / "fiftyone"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -278,5 +282,7 @@ def test_mistakes(tiny, tmp_path, database_server):  # noqa: F811
     assert "run `msip inspect" in sentence("inspect", moved, "--pull-tags")
     shutil.rmtree(moved / "frames")
     assert "is where the manifest says" in sentence("inspect", moved, "--no-launch")
+    found, uri = str(database.find_database()), database_server["FIFTYONE_DATABASE_URI"]
+    assert f"the server {uri[10:]} (FIFTYONE_DATABASE_URI), which answers: MongoDB " in found
     done = msip("inspect", tiny, "--no-launch")
     assert "all images" in done.stdout and "msip rois" in done.stdout

@@ -102,7 +102,7 @@ def make_output_folder(path: Path) -> Path:
     """Create ``path`` and prove that files can be written in it. Raises ``OutputError``."""
     with write_errors(path):
         if path.exists() and not path.is_dir():
-            raise OutputError(f"{path} is a file, a folder was expected; choose another --out.")
+            raise OutputError(f"{path} is a file, a folder was expected; choose another folder.")
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-test.{os.getpid()}{TEMPORARY_SUFFIX}"
         probe.write_bytes(b"")
@@ -114,7 +114,7 @@ def refuse_unwritable(path: Path) -> None:
     """Raise ``OutputError`` where ``path`` plainly cannot become a folder; writes nothing."""
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise OutputError(f"{existing} is a file, a folder was expected; choose another --out.")
+        raise OutputError(f"{existing} is a file, a folder was expected; choose another folder.")
     if not os.access(existing, os.W_OK):
         raise OutputError(f"cannot write in {existing}: no permission to write; choose a folder you can write to.")
 

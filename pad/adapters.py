@@ -283,11 +283,12 @@ def trunk_hash(model: nn.Module) -> str:
 def describe_base(model: nn.Module) -> dict[str, Any]:
     """What an adapter needs from its base model, as JSON values: timm's name, width, depth, input, trunk hash."""
     base: Any = model
+    blocks = blocks_of(model)
     size = base.patch_embed.img_size
     return {
         "model": architecture_of(model),
         "embed_dim": base.blocks[0].norm1.weight.shape[0],
-        "depth": len(blocks_of(model)),
+        "depth": len(blocks),
         "image_size": list(size) if size else None,
         "in_chans": base.patch_embed.proj.in_channels,
         "trunk_sha256": trunk_hash(model),
@@ -326,7 +327,8 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
     """Attach the adapters saved at ``path`` (a folder or file) to ``model``, or fill those it has; returns the model.
 
     Raises ``WeightsError`` if they were trained on another base (width, depth, trunk weights) or with another
-    ``PadConfig`` than the model's adapters, or cannot be read; the model is unchanged then.
+    ``PadConfig`` than the model's adapters, or cannot be read, and ``ModelError`` for a model that takes none; the
+    model is unchanged then.
     """
     file = _adapter_file(Path(path))
     state, metadata = read_weights(file)
@@ -388,10 +390,13 @@ def _check_base(model: nn.Module, record: dict[str, Any], file: Path) -> None:
             )
     found, wanted = base["trunk_sha256"], record.get("trunk_sha256")
     if wanted and wanted != found:
+        init = record.get("init")
+        advice = f"load it onto the initial weights that its run used{f' ({init})' if init else ''}."
+        if init == "random":
+            advice = "its run began at random: msip export-model RUN --format timm writes those weights with it."
         raise WeightsError(
             f"{file} was trained on a {record.get('model') or 'trunk'} with other weights ({wanted[:12]}) than this "
-            f"model's ({found[:12]}); load it onto the initial weights that its run used"
-            f"{' (' + record['init'] + ')' if record.get('init') else ''}."
+            f"model's ({found[:12]}); {advice}"
         )
 
 

@@ -102,7 +102,7 @@ Writer = Callable[[Path], tuple[list[str], float]]
 def _adapter(model: nn.Module, run: str) -> Writer:
     """Checked before anything is written, as all of these."""
     if not has_adapters(model):
-        raise ModelError(f"{run} has no adapters, its trunk was trained itself; choose --format timm or onnx.")
+        raise ModelError(f"{run} has no adapters; choose --format timm or onnx.")
 
     def write(folder: Path) -> tuple[list[str], float]:
         save_adapters(model, folder, init=base_weights_of(Path(run)))

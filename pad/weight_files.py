@@ -48,7 +48,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is no readable weights file ({error}); get it again.") from error
+        raise _unreadable(path, str(error)) from error
 
 
 def _read_torch(path: Path) -> tuple[State, dict[str, str]]:
@@ -57,25 +57,33 @@ def _read_torch(path: Path) -> tuple[State, dict[str, str]]:
             warnings.simplefilter("ignore")  # of pickle protocols, in words for developers
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        wanted = _wanted(path)
+        if not wanted:
+            raise _unreadable(path, "neither torch's format nor safetensors") from error
         raise WeightsError(
-            f"{path} is a pickle that holds more than tensors and could run code ({_wanted(path)}); it is not opened: "
-            "save its state_dict alone, best as safetensors."
+            f"{path} is a pickle that holds more than tensors and could run code (it wants {wanted}); it is not "
+            "opened: save its state_dict alone, best as safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
-        raise WeightsError(f"{path} is no readable weights file ({reason:.120}); get it again.") from error
+        reason = " ".join(str(error).split()).split(". ")[0] if path.stat().st_size else "it is empty"
+        raise _unreadable(path, f"{reason:.120}") from error
     return _tensors(content), _notes(content)
 
 
+def _unreadable(path: Path, reason: str) -> WeightsError:
+    return WeightsError(f"{path} is no readable weights file ({reason}); get it again.")
+
+
 def _wanted(path: Path) -> str:
-    """What a refused pickle asks for, by name, read off its opcodes without running any."""
+    """What a refused pickle asks for, by name, read off its opcodes without running any; empty for nothing."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # no zip archive: a bare pickle, or torch's format before 1.6
         names = _globals_in(path)
     known = {f"{kind.__module__}.{kind.__qualname__}" for kind in _HARMLESS}
-    wanted = sorted({name for name in names if name not in known and not name.startswith(("torch.", "collections."))})
-    return f"it wants {', '.join(wanted[:3])}" if wanted else "it wants more than tensors"
+    wanted = sorted(set(names) - known)
+    foreign = [name for name in wanted if not name.startswith(("torch.", "collections."))]
+    return ", ".join((foreign or wanted)[:3])
 
 
 def _globals_in(path: Path) -> list[str]:

@@ -320,6 +320,17 @@ def test_adapters_of_another_base_are_refused_and_change_nothing(saved, spoil, t
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
+def test_a_model_without_blocks_takes_no_saved_adapters(saved):
+    with pytest.raises(ModelError, match="ResNet has no list of transformer blocks"):
+        load_adapters(timm.create_model("resnet18"), saved[1])
+
+
+def test_adapters_of_a_random_trunk_say_how_to_get_it(tmp_path):
+    folder = save_adapters(attach_adapters(vit()), tmp_path, init="random").parent
+    with pytest.raises(WeightsError, match="began at random: msip export-model RUN --format timm"):
+        load_adapters(vit(), folder)
+
+
 def test_nothing_to_save_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="no adapters"):
         save_adapters(vit(), tmp_path)

@@ -93,6 +93,12 @@ def test_pad_reference_checkpoint_brings_its_adapters(golden):
         (lambda path: torch.save({"model": Hostile()}, path), r"it wants builtins\.print|it wants __builtin__\.print"),
         (lambda path: torch.save(Hostile(), path, _use_new_zipfile_serialization=False), "could run code"),
         (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no readable weights"),
+        (lambda path: path.write_bytes(b""), r"no readable weights file \(it is empty\)"),
+        (
+            lambda path: path.write_text("<!DOCTYPE html> 404"),
+            r"\(neither torch's format nor safetensors\); get it again",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps(torch.hub.load)), r"it wants torch\.hub\.load"),
         (lambda path: torch.save({"a.b": torch.zeros(2)}, path), "no known layout"),
         (lambda path: torch.save(vit(embed_dim=96).state_dict(), path), "choose the --model"),
         (lambda path: None, "does not exist"),

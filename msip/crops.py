@@ -39,7 +39,15 @@ def sample_rng(seed: int, epoch: int, key: int, view: int = 0) -> np.random.Gene
         key: ``sample_key`` of the image.
         view: which of several crops of the same image in the same epoch.
     """
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, key, view])))
+    # As SeedSequence([seed, epoch, key, view]), which takes longer to split the numbers into these words.
+    words = [word for number in (seed, epoch, key, view) for word in _words(number)]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(words, np.uint32))))
+
+
+def _words(number: int) -> tuple[int, ...]:
+    """A number that is not negative in 32-bit words, lowest first."""
+    low, rest = number & 0xFFFFFFFF, number >> 32
+    return (low, *_words(rest)) if rest else (low,)
 
 
 @dataclass(frozen=True)

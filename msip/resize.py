@@ -56,22 +56,13 @@ def warm_up() -> None:
 @lru_cache(maxsize=4096)
 def _weights(length: int, to: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """For each of ``to`` pixels: the first source pixel and how many (to, 2), and their integer weights (to, most)."""
-    scale = length / to
-    stretch = max(scale, 1.0)
-    support = _SUPPORT * stretch
     spans = np.empty((to, 2), np.int64)
-    weights = np.zeros((to, math.ceil(support) * 2 + 1), np.int32)
-    for at in range(to):
-        centre = (at + 0.5) * scale
-        first = max(int(centre - support + 0.5), 0)
-        count = min(int(centre + support + 0.5), length) - first
-        values = [_cubic((first + step - centre + 0.5) / stretch) for step in range(count)]
-        total = sum(values)
-        spans[at] = first, count
-        weights[at, :count] = [_to_integer(value / total) for value in values]
+    weights = np.zeros((to, math.ceil(_SUPPORT * max(length / to, 1.0)) * 2 + 1), np.int32)
+    _fill_weights(length, spans, weights)
     return spans, weights
 
 
+@exact_jit
 def _cubic(x: float) -> float:
     x = abs(x)
     if x < 1.0:
@@ -79,8 +70,26 @@ def _cubic(x: float) -> float:
     return (((x - 5.0) * x + 8.0) * x - 4.0) * _A if x < _SUPPORT else 0.0
 
 
-def _to_integer(weight: float) -> int:
-    return int(weight * (1 << _FRACTION_BITS) + (0.5 if weight >= 0 else -0.5))
+@exact_jit
+def _fill_weights(length: int, spans: np.ndarray, weights: np.ndarray) -> None:
+    """Pillow's arithmetic, operation by operation: the sum is naive, distances are multiplied by a reciprocal."""
+    to = len(spans)
+    scale = length / to
+    stretch = max(scale, 1.0)
+    shrink, support = 1.0 / stretch, _SUPPORT * stretch
+    values = np.empty(weights.shape[1])
+    for at in range(to):
+        centre = (at + 0.5) * scale
+        first = max(int(centre - support + 0.5), 0)
+        count = min(int(centre + support + 0.5), length) - first
+        total = 0.0
+        for step in range(count):
+            values[step] = _cubic((step + first - centre + 0.5) * shrink)
+            total += values[step]
+        spans[at, 0], spans[at, 1] = first, count
+        for step in range(count):
+            share = values[step] / total
+            weights[at, step] = int(share * (1 << _FRACTION_BITS) + (0.5 if share >= 0 else -0.5))
 
 
 @exact_jit

@@ -57,6 +57,12 @@ def test_a_draw_depends_on_seed_epoch_image_and_view_only():
     assert len(others) == 4 and draw(0, 0, "a/1") not in others
 
 
+@pytest.mark.parametrize("numbers", [(0, 0, 0, 0), (7, 3, sample_key("a/1"), 1), (2**40, 5, 2**64 - 1, 1 << 20)])
+def test_the_generator_is_numpys_of_these_numbers(numbers):
+    expected = np.random.PCG64(np.random.SeedSequence(list(numbers)))
+    assert sample_rng(*numbers).bit_generator.state == expected.state
+
+
 def two_passes(image, width, height):
     """Pillow before version 13 (the reference's): always horizontally first."""
     narrow = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)

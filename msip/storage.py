@@ -50,7 +50,7 @@ def read_grey(path: Path) -> Grey | None:
 
 
 class Storage:
-    """Reads images of one root; pickles without its open files, so each worker process opens its own.
+    """Reads images of one root; each process opens its own files (connections of fsspec do not survive a fork).
 
     Args:
         root: folder or URL.
@@ -60,9 +60,10 @@ class Storage:
     def __init__(self, root: str | Path, layout: Layout = "folder") -> None:
         self.root, self.layout = root if is_url(root) else Path(root), layout
         self._open: dict[str, Any] = {}
+        self._process: int | None = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "layout": self.layout, "_open": {}}
+        return {"root": self.root, "layout": self.layout, "_open": {}, "_process": None}
 
     def read_grey(self, path: str, offset: int, length: int, size: tuple[int, int]) -> Grey | None:
         """One image, uint8 (h, w), perhaps read-only; ``None`` if it is absent or cannot be decoded.
@@ -99,6 +100,8 @@ class Storage:
         return data
 
     def _opened(self, name: str, opener: Callable[[], Any]) -> Any:
+        if self._process != os.getpid():
+            self._open, self._process = {}, os.getpid()
         if name not in self._open:
             self._open[name] = opener()
         return self._open[name]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from msip.errors import RunError
+from msip.storage import is_url
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     # microsoft/SimMIM config.py and vit_base__800ep: AdamW (0.9, 0.999), gradients clipped at 5, ratio 0.6
@@ -91,6 +92,11 @@ def _option(default: Any, help: str, *, shown: str | None = None, **limits: floa
     return Field(default=default, description=help, json_schema_extra={"shown": shown}, **limits)  # type: ignore[call-overload]
 
 
+def _place(value: object) -> object:
+    """A URL as it is, a path without what means nothing (``data/`` is ``data``)."""
+    return str(Path(value)) if isinstance(value, (str, Path)) and not is_url(value) else value
+
+
 class PretrainConfig(BaseModel):
     """The options of ``msip pretrain``, its help included; every problem is raised as ``RunError``, one sentence.
 
@@ -100,7 +106,9 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     _explicit: frozenset[str] = PrivateAttr(default=frozenset())
 
-    data: Path = Field(description="Folder made by `msip build`.")
+    data: Annotated[str, BeforeValidator(_place)] = Field(
+        description="Folder made by `msip build` or `msip shard`, or the fsspec URL of shards (s3://...)."
+    )
     out: Path = Field(description="The run's folder.")
     preset: str | None = _option(None, f"A recipe that fills what is not given: {', '.join(PRESETS)}.")
     method: str = _option("mae", "Self-supervised method: mae, milan, simmim, ibot, distil.")

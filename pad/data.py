@@ -28,7 +28,8 @@ from msip.files import atomic_path
 from msip.manifest import Manifest
 from msip.resize import warm_up
 from msip.shards import Shards, is_shards
-from msip.storage import WHOLE_FILE, Layout, Storage
+from msip.storage import WHOLE_FILE, Layout, Storage, is_url
+from msip.trees import remote_errors
 
 if TYPE_CHECKING:
     from pad.methods.base import InputSampler
@@ -49,6 +50,9 @@ REPLACEMENTS = 20
 
 def open_data(path: str | Path) -> Manifest | Shards:
     """What there is to train on: a build, or shards of one (a folder or URL). Raises ``MsipError``."""
+    if is_url(path):
+        with remote_errors(path):
+            return Shards.read(path)
     return Shards.read(path) if is_shards(path) else Manifest.read(path)
 
 

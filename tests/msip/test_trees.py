@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from remote_fixtures import bucket  # noqa: F401
 
 from msip import Manifest, build
 from msip.download.terms import accept_terms, accepted_terms
@@ -33,33 +34,11 @@ def local(raw):
     return raw.parent / "local"
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """The URL of an empty bucket of a server on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
 def same(out: Path, local: Path) -> bool:
     return (out / "manifest.parquet").read_bytes() == (local / "manifest.parquet").read_bytes()
 
 
-def test_from_s3_on_two_processes(raw, local, bucket, tmp_path):
+def test_from_s3_on_two_processes(raw, local, bucket, tmp_path):  # noqa: F811
     url = f"{bucket}/some/raw"
     files = fsspec.filesystem("s3")
     for source in SOURCES:
@@ -80,7 +59,7 @@ def test_from_s3_on_two_processes(raw, local, bucket, tmp_path):
     assert redone == {"scut_fir_pedestrian": 0, "llvip": 1, "lasher": 0} and not same(tmp_path / "out", local)
 
 
-def test_a_bucket_or_package_that_is_not_there(bucket, tmp_path):
+def test_a_bucket_or_package_that_is_not_there(bucket, tmp_path):  # noqa: F811
     with pytest.raises((SourceError, LayoutError), match="nowhere"):
         build("s3://nowhere/raw", tmp_path / "out", sources=["llvip"])
     with pytest.raises(SourceError, match="nosuch"):
@@ -111,7 +90,7 @@ def test_own_frames_from_a_url(tmp_path):
     assert same(tmp_path / "b", tmp_path / "a")
 
 
-def test_output_is_a_folder_and_shards_go_to_s3(local, bucket, tmp_path):
+def test_output_is_a_folder_and_shards_go_to_s3(local, bucket, tmp_path):  # noqa: F811
     for out in ("s3://bucket/out", Path("gs://bucket/out")):
         with pytest.raises(OutputError, match="msip shard OUT --to URL"):
             build(local, out, sources=["llvip"])

@@ -1,10 +1,13 @@
 """Training from shards is training from the build."""
 
+import fsspec
 import numpy as np
 import pytest
+from remote_fixtures import bucket  # noqa: F401
 from training_runs import config, fingerprint, make_manifest, train
 
 from msip.crops import RoiCrop
+from msip.errors import MsipError
 from msip.files import sha256_bytes
 from msip.manifest import SCHEMA, Manifest
 from msip.shards import shard
@@ -45,6 +48,22 @@ def test_a_run_ends_in_the_same_weights(places, tmp_path):
     for name, path in places.items():
         train(config(path, results[name], epochs=1, workers=0 if name == "build" else 1))
     assert fingerprint(results["build"]) == fingerprint(results["webdataset"]) == fingerprint(results["raw"])
+
+
+def test_a_run_on_shards_far_away_ends_in_the_same_weights(places, bucket, tmp_path):  # noqa: F811
+    """Read by forked workers, after the first sample was read in the main process."""
+    for path in (places["raw"], places["webdataset"]):
+        fsspec.filesystem("s3").put(f"{path}/", f"{bucket}/{path.name}", recursive=True)
+    train(config(places["raw"], tmp_path / "here", epochs=1, workers=0))
+    for name in ("raw", "webdataset"):
+        train(config(f"{bucket}/{name}", tmp_path / name, epochs=1, workers=1))
+        assert fingerprint(tmp_path / name) == fingerprint(tmp_path / "here")
+
+
+def test_urls_without_shards_are_one_sentence():
+    for url, found in (("memory://nothing", "no complete shards"), ("nosuch://here/x", "not known: nosuch")):
+        with pytest.raises(MsipError, match=found):
+            open_data(url)
 
 
 def test_a_damaged_shard_is_an_unreadable_image_not_a_crash(places, tmp_path):

@@ -45,7 +45,7 @@ def make_manifest(root: Path, images: int = 24) -> Manifest:
     return manifest
 
 
-def config(data: Path, out: Path, **options: Any) -> PretrainConfig:
+def config(data: Path | str, out: Path, **options: Any) -> PretrainConfig:
     """Three steps an epoch, eight images a step, unless told otherwise."""
     small = {"model": "test_vit", "init": "random", "image_size": 32, "workers": 0, "device": "cpu"}
     decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}

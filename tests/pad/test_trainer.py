@@ -333,3 +333,14 @@ def test_clipping_bounds_the_gradient(data, tmp_path):
     trainer.run()
     gradients = [parameter.grad for parameter in held(trainer) if parameter.grad is not None]
     assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("fp32", True)])
+def test_attention_is_spelt_out_for_bf16_on_a_cpu(data, tmp_path, precision, fused):
+    trainer = trainer_of(config(data, tmp_path / "run", max_steps=1, precision=precision))
+    attention = [module for module in trainer.method.modules() if hasattr(module, "fused_attn")]
+    backward, seen = trainer._on_device.backward, []
+    trainer._on_device.backward = lambda *a, **k: (seen.append([m.fused_attn for m in attention]), backward(*a, **k))[1]
+    assert trainer.run() == 0
+    assert len(attention) == 7 and all(flags == [fused] * 7 for flags in seen) and seen
+    assert all(module.fused_attn for module in attention)

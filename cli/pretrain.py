@@ -58,12 +58,11 @@ def pretrain(
     given = {name: value for name, value in options.items() if value is not None}
     configuration = PretrainConfig.layered(given, config)
     from pad.pretrain import pretrain as run
+    from pad.processes import Ranks
 
     result = run(configuration)
-    if as_json:
-        print_json(dataclasses.asdict(result))
-    else:
-        _print_summary(dataclasses.asdict(result))
+    if Ranks.from_environment().rank == 0:  # of several processes one speaks
+        (print_json if as_json else _print_summary)(dataclasses.asdict(result))
     if result.signal:
         raise typer.Exit(128 + result.signal)
 

@@ -230,6 +230,7 @@ class Clock:
         lost = time.perf_counter() - begin
         self._begin += lost
         self._first += lost
+        self._now += lost
 
     def step(self) -> None:
         """One optimizer step done; the first one pays for start-up and is left out of the mean."""

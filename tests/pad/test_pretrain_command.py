@@ -28,7 +28,7 @@ def msip(*arguments):
     return CliRunner().invoke(app, ["pretrain", *map(str, arguments)])
 
 
-def test_summary_as_json_and_as_table(data, tmp_path):
+def test_summary_as_json_and_as_table(data, tmp_path, monkeypatch):
     done = msip(
         "--data", data, "--out", tmp_path / "run", "--max-steps", 2, *SMALL, "--exclude-flag", "blank", "--json"
     )
@@ -38,6 +38,10 @@ def test_summary_as_json_and_as_table(data, tmp_path):
     assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["data"]["images"] == 23
     again = msip("--out", tmp_path / "run", "--resume", "auto")
     assert again.exit_code == 0 and "already finished" in again.stdout
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    second = msip("--out", tmp_path / "run", "--resume", "auto")  # of the processes of torchrun the first one speaks
+    assert second.exit_code == 0 and second.stdout == ""
 
 
 def test_stopped_by_a_signal_it_says_so_and_leaves_with_its_code(data, tmp_path, monkeypatch):

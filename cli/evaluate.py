@@ -74,7 +74,5 @@ def evaluate(
     if as_json:
         print_json(done)
         return
-    for note in done["notes"]:
-        print_line(f"{data.name}: {note}")
     print_table(["metric", "mean", "std", *(f"seed {seed}" for seed in range(seeds))], done["table"])
     print_line(f"results in {done['folder']}")

@@ -7,9 +7,11 @@ bare git folder. Masks and boxes that are larger than the tasks look at are halv
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,12 @@ from pathlib import Path
 
 import cv2
 
+from msip.curation.near import near_duplicates
 from msip.pipeline import build
-from pad.evaluation.detection_sets import list_detection
+from pad.evaluation.detection_sets import held_out_dates, list_detection
+
+DAY = re.compile(r"img_(20[0-9]{6})_")
+"""In the names of the buffalo set."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +93,23 @@ def halve(source: Path, to: Path, *, mask: bool = False) -> None:
 
 
 def buffalo(places: Places) -> None:
-    """Udders of buffaloes: the set's own train and test folders, 1,545 and 172 images, halved to 320 x 240."""
+    """Udders of buffaloes, halved to 320 x 240, split by day: the set's own split cuts through series of frames.
+
+    Test are the latest days that make up a fifth; images whose names have no day are for training.
+    """
     with whole(places.work / "buffalo") as to:
         if to is None:
             return
         raw = to / "raw"
         raw.mkdir()
         take(places.buffalo, listed(places.buffalo, "data/images", "data/masks"), raw)
-        for kind in ("images", "masks"):
-            for split in ("train", "test"):
-                for source in sorted((raw / "data" / kind / split).glob("*.png")):
-                    halve(source, to / split / kind / source.name, mask=kind == "masks")
+        days = {path: DAY.search(path.name) for path in sorted(raw.glob("data/images/*/*.png"))}
+        held = held_out_dates(Counter(found[1] for found in days.values() if found))
+        for image, found in days.items():
+            split = "test" if found and found[1] in held else "train"
+            mask = raw / "data" / "masks" / image.parent.name / image.name
+            halve(image, to / split / "images" / image.name)
+            halve(mask, to / split / "masks" / image.name, mask=True)
         shutil.rmtree(raw)
 
 
@@ -166,10 +178,11 @@ def rgb(places: Places, per_class: int) -> None:
 
 
 def infrared(places: Places) -> None:
-    """Two builds, with and without RoIs, of infrared frames that are in no test set."""
+    """Two builds, with and without RoIs, of infrared frames that are like none of the test images."""
     with whole(places.work / "infrared-raw") as to:
         if to is not None:
             _gather(places, to)
+            _leave_out_test_images(places, to)
     for name, rois in (("infrared", True), ("infrared-no-roi", False)):
         if not (places.work / name / "manifest.parquet").is_file():
             build(
@@ -201,6 +214,16 @@ def _gather(places: Places, to: Path) -> None:
     for path in sorted(sources.glob("*/thermal/*")):
         (to / path.parts[-3]).mkdir(exist_ok=True)
         shutil.copyfile(path, to / path.parts[-3] / path.name)
+
+
+def _leave_out_test_images(places: Places, folder: Path) -> None:
+    """Remove what is a near-duplicate of a test image: the sources overlap, and films are cut into both splits."""
+    tests = [ref.image for name in ("hit-uav", "msrs") for ref in list_detection(places.work / name).test]
+    tests += [path for name in ("buffalo", "sirst") for path in (places.work / name / "test/images").iterdir()]
+    found = near_duplicates(folder, sorted(tests))
+    for image in found:
+        image.path.unlink()
+    print(f"preparing: {len(found)} frames that are near-duplicates of test images left out", flush=True)
 
 
 def prepare(places: Places, per_class: int) -> None:

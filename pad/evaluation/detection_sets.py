@@ -101,7 +101,7 @@ def _hit_uav(root: Path) -> BoxedListing | None:
             f"{root}: HIT-UAV is split by capture date, and all its images are of {next(iter(dates))}."
         )
     names = [name for name in sets[0].categories.values() if name != DONT_CARE]
-    held_out = _held_out(dates)
+    held_out = held_out_dates(dates)
     notes = [
         f"split by capture date, because the official split has near-duplicates in train and test: test is "
         f"{', '.join(held_out)}",
@@ -116,7 +116,7 @@ def _hit_uav(root: Path) -> BoxedListing | None:
     return Listing("HIT-UAV", root, tuple(names), splits, notes)
 
 
-def _held_out(dates: Counter[str]) -> list[str]:
+def held_out_dates(dates: Counter[str]) -> list[str]:
     """The latest dates that make up at least a fifth of the images; no date is on both sides."""
     held: list[str] = []
     for date in sorted(dates, reverse=True):

@@ -11,7 +11,7 @@ import typer
 from msip.files import human_bytes
 from msip.report import BuildReport
 
-from .options import Engine, EngineName, Json, Out, Workers, cores
+from .options import Engine, EngineName, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
 
 _SHOWN_PROBLEMS = 10
@@ -121,21 +121,24 @@ def _notes(flags: dict[str, int], dark: int, strays: dict[str, int]) -> str:
     return ", ".join(notes)
 
 
-def verify(out: Out, workers: Workers = cores(), as_json: Json = False) -> None:
-    """Check files, hashes and counts of a build against its manifest and corpus; exit code 1 if anything differs."""
-    from msip.manifest import Manifest
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a build or of shards.")],
+    workers: Workers = cores(),
+    as_json: Json = False,
+) -> None:
+    """Check a build against its manifest and corpus, or shards against shards.json; exit code 1 if anything differs."""
+    from msip.shards import is_shards
     from msip.verify import verify as run
 
-    total = len(Manifest.read(out))
     with StageBars(quiet=as_json) as bars:
-        report = run(out, workers=workers, progress=lambda done: bars("verify", done, total))
+        report = run(out, workers=workers, progress=lambda done, total: bars("verify", done, total))
     if as_json:
         print_json(report.as_dict())
         raise typer.Exit(0 if report.ok else 1)
     for title, paths in (
         ("missing", report.missing),
         ("damaged", report.damaged),
-        ("not in the manifest", report.strangers),
+        ("not listed", report.strangers),
         ("more than once", report.twice),
     ):
         for path in paths[:_SHOWN_PROBLEMS]:
@@ -147,9 +150,8 @@ def verify(out: Out, workers: Workers = cores(), as_json: Json = False) -> None:
         print_line(f"  {difference.source}: {difference.images:,} images, {difference.expected:,} expected: {causes}")
     for source, count in report.left_out.items():
         print_line(f"  {source}: {count} raw frames were left out by the build (see build.json)")
-    print_line(
-        f"{report.images:,} images checked: {'all as the manifest says' if report.ok else 'NOT as they should be'}."
-    )
+    command, says = ("shard", "shards.json") if is_shards(out) else ("build", "the manifest")
+    print_line(f"{report.images:,} images checked: {f'all as {says} says' if report.ok else 'NOT as they should be'}.")
     if report.missing or report.damaged:
-        print_line("Run the same `msip build` again: missing files are restored; delete damaged ones first.")
+        print_line(f"Run the same `msip {command}` again: missing files are restored; delete damaged ones first.")
     raise typer.Exit(0 if report.ok else 1)

@@ -171,17 +171,6 @@ def shard(
     return ShardReport(len(manifest), len(jobs), kept, sum(entry["bytes"] for entry in summary["shards"]))
 
 
-def verify_shards(path: str | Path) -> list[str]:
-    """Files of a local folder of shards that are gone or whose bytes have changed. Raises ``ManifestError``."""
-    shards = Shards.read(path)
-    wrong = []
-    for entry in shards.summary["shards"]:
-        file = Path(path) / entry["file"]
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-            wrong.append(entry["file"])
-    return wrong
-
-
 class _Target:
     """The folder or URL that shards go to; every file appears there whole or not at all."""
 

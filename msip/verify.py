@@ -1,4 +1,4 @@
-"""Does a build still hold what its manifest says? Files, hashes, counts."""
+"""Does a build, or a folder of shards, still hold what it says? Files, hashes, counts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msip.files import TEMPORARY_SUFFIX, sha256_bytes
+from msip.files import TEMPORARY_SUFFIX, sha256_file
 from msip.manifest import Manifest
 from msip.report import read_build
+from msip.shards import Shards, is_shards
 
 
 @dataclass
@@ -64,17 +65,21 @@ class VerifyReport:
         }
 
 
-def verify(out: str | Path, *, workers: int = 2, progress: Callable[[int], None] = lambda done: None) -> VerifyReport:
-    """Check every stored file against the manifest, and the counts against the corpus of the build.
+def verify(
+    out: str | Path, *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
+) -> VerifyReport:
+    """Check every file of a build against its manifest and corpus, or every shard against ``shards.json``.
 
     Args:
-        out: the folder of the build.
+        out: the folder of a build or of shards.
         workers: threads that read and hash.
-        progress: called with the number of files checked since the last call.
+        progress: called with the number of files checked since the last call, and their total.
 
     Raises:
-        ManifestError: there is no readable manifest.
+        ManifestError: there is no readable manifest, or the shards are not complete.
     """
+    if is_shards(out):
+        return _verify_shards(Path(out), workers, progress)
     manifest = Manifest.read(out)
     report = VerifyReport(len(manifest))
     paths = manifest.table.column("path").to_pylist()
@@ -93,20 +98,32 @@ def _check_files(
     hashes: list[str],
     report: VerifyReport,
     workers: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
+    progress(0, len(paths))
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing releases the interpreter's lock
         for path, expected, found in zip(paths, hashes, pool.map(lambda p: _hash(root / p), paths), strict=True):
             if found is None:
                 report.missing.append(path)
             elif found != expected:
                 report.damaged.append(path)
-            progress(1)
+            progress(1, len(paths))
+
+
+def _verify_shards(root: Path, workers: int, progress: Callable[[int, int], None]) -> VerifyReport:
+    shards = Shards.read(root)
+    report = VerifyReport(len(shards))
+    hashes = {entry["file"]: entry["sha256"] for entry in shards.summary["shards"]}
+    _check_files(root, list(hashes), list(hashes.values()), report, workers, progress)
+    report.strangers = sorted(path.name for path in root.glob("msip-*") if path.name not in hashes)
+    ids = shards.table.column("image_id").value_counts().to_pylist()
+    report.twice = [item["values"] for item in ids if item["counts"] > 1]
+    return report
 
 
 def _hash(path: Path) -> str | None:
     try:
-        return sha256_bytes(path.read_bytes())
+        return sha256_file(path)
     except OSError:
         return None
 

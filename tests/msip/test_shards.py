@@ -10,8 +10,9 @@ from msip_cli.main import app
 
 from msip import Manifest, build
 from msip.errors import ManifestError, OutputError
-from msip.shards import Shards, shard, tar_key, verify_shards
+from msip.shards import Shards, shard, tar_key
 from msip.storage import read_grey
+from msip.verify import verify
 
 SMALL = 25_000  # bytes: several shards out of a few images
 
@@ -63,7 +64,7 @@ def test_every_image_at_random_is_that_of_the_build(built, tmp_path, layout):
         image = storage.read_grey(place["path"], place["offset"], place["length"], (place["width"], place["height"]))
         assert np.array_equal(image, read_grey(manifest.path(row)))
         assert place["rois"] == manifest.table.column("rois")[row].as_py()
-    assert verify_shards(tmp_path) == []
+    assert verify(tmp_path).ok
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "raw"])
@@ -103,14 +104,22 @@ def test_a_remote_folder(built):
     assert shard(built, "memory://bucket/shards", shard_bytes=SMALL).kept == report.shards
 
 
-def test_damage_is_found(built, tmp_path):
+def test_damage_is_found_and_mended(built, tmp_path, capsys):
     shard(built, tmp_path, shard_bytes=SMALL)
     first, second = sorted(tmp_path.glob("*.tar"))[:2]
     first.unlink()
     data = bytearray(second.read_bytes())
     data[1000] ^= 1
     second.write_bytes(data)
-    assert verify_shards(tmp_path) == [first.name, second.name]
+    (tmp_path / "msip-999999.tar").touch()
+    report = verify(tmp_path)
+    assert (report.missing, report.damaged, report.strangers) == ([first.name], [second.name], ["msip-999999.tar"])
+    assert app(["verify", str(tmp_path)], standalone_mode=False) == 1
+    said = capsys.readouterr().out
+    assert f"damaged: {second.name}" in said and "Run the same `msip shard` again" in said
+    second.unlink()
+    shard(built, tmp_path, shard_bytes=SMALL)
+    assert verify(tmp_path).ok and verify(tmp_path).images == 12
 
 
 def test_refusals_are_one_sentence(built, tmp_path):

@@ -99,8 +99,8 @@ class Tree:
 
     def _scut(self) -> None:
         """Videos by the published frame counts; dark frames sit among the strided ones, and beside them."""
-        lengths = load_source("scut_fir_pedestrian").sequence_lengths
-        videos = [(set_, f"V{i:03d}", n) for set_, all_ in sorted(lengths.items()) for i, n in enumerate(all_)]
+        lengths = sorted(load_source("scut_fir_pedestrian").videos.items())
+        videos = [(set_, video, length) for name, length in lengths for set_, _, video in [name.partition("/")]]
         videos = videos[: self._share(len(videos))]
         strided = sum(-(-length // STRIDE) for _, _, length in videos)
         dark = self._share(DARK, 1)

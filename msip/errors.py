@@ -27,6 +27,10 @@ class ArchiveError(MsipError):
     """An archive cannot be read: broken, incomplete, encrypted, or of a format that needs a tool."""
 
 
+class BrokenArchive(ArchiveError):
+    """An archive is damaged, or not all of it is there."""
+
+
 class UnsafeArchive(ArchiveError):
     """An archive wants to write outside its folder, or unpacks to far more than it should; nothing of it is kept."""
 

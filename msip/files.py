@@ -135,8 +135,9 @@ def local_path(place: str | Path) -> Path:
         return Path(place)
     if found[1] in ("file", "local"):
         return Path("/" + text[found.end() :].lstrip("/"))
+    url = f"{found[1]}://{text[found.end() :].lstrip('/')}"
     raise OutputError(
-        f"{text} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
+        f"{url} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
         "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
 

@@ -55,6 +55,7 @@ class FrameList:
         frames: in output order.
         seen: image files before excluded names, stride and filters.
         sequences: folders that hold frames.
+        lengths: image files of each named sequence, before excluded names and stride.
         strays: other files in frame folders, per suffix.
         problems: (source_path, reason) of files that cannot be named or ordered.
     """
@@ -63,6 +64,7 @@ class FrameList:
     frames: list[Frame] = field(default_factory=list)
     seen: int = 0
     sequences: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
     strays: Counter[str] = field(default_factory=Counter)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
@@ -129,8 +131,10 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         return
     listing.seen += len(ordered)
     listing.sequences += 1
-    ordered = [name for name in ordered if not _excluded(source, name)]
     sequence = source.layout.sequence.format(*captures) if source.layout.sequence else None
+    if sequence:
+        listing.lengths[sequence] = len(ordered)
+    ordered = [name for name in ordered if not _excluded(source, name)]
     prefix = folder.relative_to(listing.root).as_posix()
     for index in range(0, len(ordered), source.selection.stride):
         name = ordered[index]

@@ -243,6 +243,15 @@ class Source(Facts):
         return self.access.access_class
 
     @property
+    def videos(self) -> dict[str, int]:
+        """Frames of each video by its name (``set00/V000``), where they are published one by one."""
+        return {
+            f"{folder}/V{number:03d}": length
+            for folder, lengths in self.sequence_lengths.items()
+            for number, length in enumerate(lengths)
+        }
+
+    @property
     def size_text(self) -> str:
         """What the best host has to download, in decimal units as hosts print it (``224.1 GB``), or ``unknown``."""
         files = next((host.files for host in self.access.hosts if host.files), ())

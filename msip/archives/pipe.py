@@ -12,10 +12,13 @@ from collections.abc import Iterator
 
 from msip.archives.policy import Meter, broken
 from msip.archives.reader import CHUNK
-from msip.errors import ArchiveError
+from msip.errors import ArchiveError, BrokenArchive
 
 SILENCE_S = 120.0
 """A child that says nothing for so long is ended."""
+
+CANNOT = "cannot: "
+"""How a child begins to say that nothing is broken, but that it cannot read such archives."""
 
 MEMORY = 3 << 30
 """Bytes of address space that a child may ask for."""
@@ -96,7 +99,9 @@ class Pipe(io.RawIOBase):
         self.errors = (self.errors + (self.process.stderr.read() or b""))[-4096:]
         lines = [line for line in self.errors.decode("utf-8", "replace").splitlines() if line.strip()]
         reason = " ".join(lines[-1].split())[:200] if lines else f"its unpacker ended with {self.process.returncode}"
-        raise broken(self.meter.archive, reason.removeprefix("MemoryError").strip(": .") or "it needs too much memory")
+        if reason.startswith(CANNOT):
+            raise ArchiveError(f"{self.meter.archive}: {reason.removeprefix(CANNOT)}; unpack it by hand with 7-Zip.")
+        raise broken(self.meter.archive, reason.rstrip("."))
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -106,7 +111,7 @@ class Pipe(io.RawIOBase):
         except ArchiveError as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1.0)
-            if type(error) is ArchiveError and self.process.poll() not in (None, 0):
+            if isinstance(error, BrokenArchive) and self.process.poll() not in (None, 0):
                 self._explain()
             raise
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from msip.errors import ArchiveError, UnsafeArchive
+from msip.errors import BrokenArchive, UnsafeArchive
 from msip.files import human_bytes
 
 Kind = Literal["file", "folder", "symlink", "hardlink", "special"]
@@ -158,9 +158,9 @@ def _too_much(archive: str, limits: Limits) -> UnsafeArchive:
     )
 
 
-def broken(archive: str, why: str) -> ArchiveError:
+def broken(archive: str, why: str) -> BrokenArchive:
     """The error for an archive that cannot be read to its end."""
-    return ArchiveError(
+    return BrokenArchive(
         f"{archive} cannot be read: {why}; it is damaged or not complete, so download it (or the part that is short) "
         "again."
     )

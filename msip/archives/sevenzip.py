@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from msip.archives.parts import Joined
-from msip.archives.pipe import MEMORY, Pipe
+from msip.archives.pipe import CANNOT, MEMORY, Pipe
 from msip.archives.policy import Kind, Member, Meter, broken
 from msip.archives.reader import CHUNK, Reader
 from msip.archives.tars import Forward, tar_members
@@ -75,9 +75,22 @@ def child() -> None:
     except BrokenPipeError:
         os._exit(1)
     except BaseException as error:  # whatever py7zr meets in a hostile file, the parent gets one line
-        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())[:180]}\n")
+        sys.stderr.write(f"{_reason(error)}\n")
         sys.stderr.flush()
         os._exit(1)
+
+
+def _reason(error: BaseException) -> str:
+    from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
+
+    if isinstance(error, PasswordRequired):
+        return f"{CANNOT}it is encrypted"
+    if isinstance(error, MemoryError):
+        return f"{CANNOT}it needs more than {MEMORY:,} bytes of memory"
+    text = " ".join(str(error.args[-1] if error.args else error).split())[:180]
+    if isinstance(error, UnsupportedCompressionMethodError):
+        return f"{CANNOT}it is packed in a way that is not read here ({text})"
+    return f"{type(error).__name__}: {text}"
 
 
 def _limit_memory() -> None:
@@ -90,7 +103,7 @@ def _send(parts: list[Path]) -> None:
     out = sys.stdout.buffer
     with io.BufferedReader(Joined(parts), CHUNK) as file, py7zr.SevenZipFile(file) as archive:
         if archive.needs_password():
-            raise ValueError("it is encrypted; unpack it by hand with its password")
+            raise py7zr.exceptions.PasswordRequired("it is encrypted")
         members = [_member(entry) for entry in archive.files]
         out.write(json.dumps([vars(member) for member in members]).encode() + b"\n")
         out.flush()

@@ -16,7 +16,7 @@ from msip.archives.formats import sniff
 from msip.archives.parts import Joined
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
-from msip.errors import ArchiveError, UnsafeArchive
+from msip.errors import UnsafeArchive
 
 _MAX_HEADER = 8 << 20
 _XZ_MEMORY = 768 << 20
@@ -219,6 +219,6 @@ def _chunks(tar: tarfile.TarFile, info: tarfile.TarInfo, archive: str) -> Iterat
         except tarfile.ReadError:
             chunk = b""
         if not chunk:
-            raise ArchiveError(f"{archive} ends inside {printable(info.name)!r}; a part may be missing.")
+            raise broken(archive, f"it ends inside {printable(info.name)!r}")
         left -= len(chunk)
         yield chunk

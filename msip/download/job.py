@@ -7,9 +7,10 @@ RAW/.msip/               accepted terms, and what has arrived
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,9 @@ from msip.download.hosts import AUTOMATIC, kaggle, remotes
 from msip.download.shelf import KAGGLE, MOVIES, Placed, adopted, files_on_shelf, placed, same_name
 from msip.download.terms import open_terms
 from msip.download.transfer import Policy, Remote, fetch, place
-from msip.errors import DownloadError, LayoutError, MsipError, OutputError
+from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
-from msip.frames import IMAGE_SUFFIXES, folder_matches, list_frames
+from msip.frames import IMAGE_SUFFIXES, FrameList, folder_matches, list_frames
 from msip.sources import Host, Source
 
 Progress = Callable[[str, int, int], None]
@@ -104,8 +105,11 @@ class _Job:
             return here
         if not _hosts(source):
             return Outcome(source.name, "manual", note=self.instructions(source))
-        hosts = ", ".join(str(host.id or host.url) for host in _hosts(source))
-        return Outcome(source.name, "planned", note=f"{source.size_text} from {hosts}")
+        size = "size unknown," if source.size_text == "unknown" else source.size_text
+        note = f"{size} from {' or '.join(_page(host) for host in _hosts(source))}"
+        if self._to_come(source) > (free := free_bytes(self.raw)):
+            note += f"; only {human_bytes(free)} are free, so free space or choose another --raw"
+        return Outcome(source.name, "planned", note=note)
 
     def refuse_full_disk(self, sources: list[Source]) -> None:
         self._refuse(sum(self._to_come(source) for source in sources))
@@ -155,7 +159,8 @@ class _Job:
         self._write_record(source, {"done": True, "files": files})
         outcome = self._here(source)
         if outcome is None:
-            raise LayoutError(f"{source.name}: its archives hold no frame where its layout says.")
+            folders = " or ".join(source.layout.frame_folders)
+            raise LayoutError(f"its archives hold no frame in a folder {folders}. {self.instructions(source)}")
         if outcome.status == "incomplete" and shelf.missing and not shelf.left_to_host:
             outcome.note += f". {_missing(shelf)}"
         outcome.status = "arrived" if outcome.status == "here" else outcome.status
@@ -194,11 +199,15 @@ class _Job:
         if record and (not record["done"] or self._waiting(source, known)):
             return None
         try:
-            frames = len(list_frames(source, self.raw).frames)
+            listing = list_frames(source, self.raw)
         except LayoutError:
             return None
-        if source.expected_images != "unknown" and frames < source.expected_images:
-            note = f"only {frames:,} of {source.expected_images:,} frames: the tree is not complete"
+        frames = len(listing.frames)
+        few = source.expected_images != "unknown" and frames < source.expected_images
+        short = _short_videos(source, listing)
+        if few or short:
+            note = f"only {frames:,} of {source.expected_images:,} frames: " if few else ""
+            note += "the tree is not complete" + (f": {short}" if short else "")
             return Outcome(source.name, "incomplete", frames, known, note)
         return Outcome(source.name, "here", frames, known)
 
@@ -237,7 +246,7 @@ class _Job:
         sets = archive_sets(folder)
         loose = take_loose(folder / KAGGLE, to, members_of(source))
         if not sets and not loose:
-            raise DownloadError(f"{source.name}: {folder} holds no archive.")
+            raise DownloadError(f"{folder} holds no archive.")
         for parts in sets:
             if movies and sniff(parts[0]) == "seq":
                 continue
@@ -245,17 +254,41 @@ class _Job:
             target, wanted = (folder / MOVIES, _movies) if movies else (to, members_of(source))
             size = sum(path.stat().st_size for path in parts)
             self.progress("unpack", 0, size)
-            extract(parts, target, wanted, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
+            with self._broken_is_removed(source, parts):
+                extract(parts, target, wanted, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
         if movies:
             for movie in sorted(folder.rglob("*.seq")):
-                self._take_frames(movie, to)
+                self._take_frames(source, movie, to)
 
-    def _take_frames(self, movie: Path, to: Path) -> None:
+    @contextlib.contextmanager
+    def _broken_is_removed(self, source: Source, parts: list[Path]) -> Iterator[None]:
+        """What was fetched without a checksum and turns out to be broken does not keep its final name."""
+        try:
+            yield
+        except BrokenArchive as error:
+            folder, known = self._folder(source), self._read_record(source).get("files", {})
+            records = {path: known.get(path.relative_to(folder).as_posix(), {}) for path in parts}
+            doubtful = [
+                path
+                for path, record in records.items()
+                if "url" in record and not {"md5", "sha256"} & {*record["checked"]}
+            ]
+            for path in doubtful:
+                path.unlink()
+            if not doubtful:
+                raise
+            names = ", ".join(path.name for path in doubtful)
+            raise BrokenArchive(
+                f"{error} {names} came without a checksum and was removed; run the same command again to fetch it anew."
+            ) from error
+
+    def _take_frames(self, source: Source, movie: Path, to: Path) -> None:
         name = movie_name(movie)
         if name is None:
             raise DownloadError(f"{movie}: its path does not say which set and video it is (set00/V000.seq).")
         self.progress("unpack", 0, movie.stat().st_size)
-        extract([movie], to / "videos" / name, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
+        with self._broken_is_removed(source, [movie]):
+            extract([movie], to / "videos" / name, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
 
     def instructions(self, source: Source) -> str:
         """What a person must do: page, code, expected files, folder."""
@@ -266,6 +299,17 @@ class _Job:
             'or "Copy of" names are understood), or the unpacked tree into '
             f"{self.raw / source.layout.roots[0]}, and run the same command again."
         )
+
+
+def _short_videos(source: Source, listing: FrameList) -> str:
+    """Which videos have another number of frames than is published; empty where all are right, or nobody knows."""
+    differing = [
+        f"{name} has {listing.lengths.get(name, 0):,} of {length:,} frames"
+        for name, length in source.videos.items()
+        if listing.lengths.get(name, 0) != length
+    ]
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return ", ".join(differing[:5]) + more
 
 
 def _hosts(source: Source) -> list[Host]:

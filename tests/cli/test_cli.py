@@ -1,6 +1,8 @@
 """The command line as a person uses it: exit codes, one sentence, JSON."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from cli.download import _Bars
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
@@ -81,3 +85,19 @@ def test_training_imports_without_fiftyone():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     light = "import sys, msip; msip.Manifest; assert 'torch' not in sys.modules and 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=True)
+
+
+def test_the_bar_of_all_transfers_has_rate_and_remaining_time(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with _Bars(quiet=False) as bars:
+        bars("download", 0, 3_000_000)  # of one source
+        bars("download", 0, 1_000_000)  # of another
+        for _ in range(3):
+            bars("download", 1_000_000, 0)
+        shown = str(bars.bars["download"])
+    assert re.search(r"download +: +75%.*3\.00M/4\.00M \[\d\d:\d\d<\d\d:\d\d, .*B/s", shown), shown

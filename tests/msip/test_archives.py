@@ -20,7 +20,7 @@ import pytest
 import rars
 
 from msip.archives import Limits, archive_sets, extract, find_parts, rar_tool
-from msip.errors import ArchiveError, OutputError, UnsafeArchive
+from msip.errors import ArchiveError, BrokenArchive, OutputError, UnsafeArchive
 
 RNG = random.Random(0)
 TREE = {
@@ -380,6 +380,15 @@ def test_a_truncated_archive_says_so(name, share, tmp_path):
     with pytest.raises(ArchiveError, match=name):
         extract(archive, tmp_path / "to")
     assert all(TREE[path] == content for path, content in found(tmp_path / "to").items())
+
+
+def test_what_is_whole_but_not_read_here_is_not_called_damaged(tmp_path):
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", password="secret") as file:
+        file.writestr(b"text", "a.txt")
+    with pytest.raises(ArchiveError, match=r"^a\.7z: it is encrypted; unpack it by hand") as caught:
+        extract(write(tmp_path, "a.7z", buffer.getvalue()), tmp_path / "to")
+    assert not isinstance(caught.value, BrokenArchive)
 
 
 def test_a_web_page_is_named(tmp_path):

@@ -70,6 +70,9 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         headers = {"Content-Length": len(data) - start, "ETag": '"one"', "Content-Type": "application/zip"}
         if spread:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if kind.fault == "no length":  # and the connection ends too early: nobody can tell
+            del headers["Content-Length"]
+            data = data[:-20_000]
         self.start(206 if spread else 200, headers)
         if kind.fault in ("drop", "drop once"):
             data = data[: start + 20_000]
@@ -136,6 +139,18 @@ def test_a_server_without_range_starts_again(server, tmp_path):
     Faulty.fault = "drop once"
     get(server, tmp_path / "train.zip")
     assert (tmp_path / "train.zip").read_bytes() == DATA and Faulty.requests == 2
+
+
+def test_half_an_archive_that_nobody_could_check_does_not_keep_its_name(server, tmp_path):
+    Faulty.fault = "no length"
+    source = over_http(server)
+    accept_terms(tmp_path, [source])
+    outcome = download([source], tmp_path, policy=PATIENCE)[0]
+    assert outcome.status == "failed" and "train.zip cannot be read" in outcome.note
+    assert "train.zip came without a checksum and was removed" in outcome.note
+    assert not list((tmp_path / "archives/dronevehicle").iterdir())
+    Faulty.fault = ""
+    assert download([source], tmp_path, policy=PATIENCE)[0].frames == 5
 
 
 def test_a_full_disk_keeps_what_came(server, tmp_path, monkeypatch):
@@ -289,6 +304,30 @@ def test_an_interrupt_ends_all_transfers_and_the_next_run_goes_on(server, tmp_pa
     assert time.monotonic() - started < 30
     Faulty.fault = ""
     assert download([source], tmp_path, policy=PATIENCE)[0].frames == 5
+
+
+def test_a_plan_says_that_the_disk_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr("msip.download.job.free_bytes", lambda path: 1 << 30)
+    plan = {
+        one.source: one.note for one in download([load_source("lasher"), load_source("llvip")], tmp_path, dry_run=True)
+    }
+    assert plan["lasher"].startswith("224.1 GB from https://huggingface.co/datasets/")
+    assert all("only 1.0 GiB are free" in note for note in plan.values())
+
+
+def test_a_movie_that_is_short_is_named(tmp_path, monkeypatch):
+    source = load_source("scut_fir_pedestrian")
+    lengths = {"set00": (5, 4, 3), "set01": (2,)}
+    source = source.model_copy(update={"sequence_lengths": lengths, "expected_images": 3})
+    for number, count in enumerate((5, 3, 3)):
+        folder = tmp_path / f"SCUT_FIR_101/videos/set00/V{number:03d}"
+        folder.mkdir(parents=True)
+        for frame in range(count):
+            (folder / f"{frame}.jpg").write_bytes(b"\xff\xd8\xff")
+    accept_terms(tmp_path, [source])
+    outcome = download([source], tmp_path)[0]
+    assert outcome.status == "incomplete"
+    assert outcome.note == "the tree is not complete: set00/V001 has 3 of 4 frames, set01/V000 has 0 of 2 frames"
 
 
 def test_browser_names():

@@ -93,6 +93,7 @@ def make_workspace(fiftyone: Any, dataset: Any) -> Any:
     samples = fiftyone.Panel(type="Samples", pinned=True)
     beside = [fiftyone.Panel(type="Histograms", state={"path": "pixel_mean"})]
     if dataset.has_brain_runs and EMBEDDINGS in dataset.list_brain_runs():
+        # The App of FiftyOne 1.22 ignores the state: it lists the maps first, and a click opens one.
         state = {"brainResult": EMBEDDINGS, "colorByField": "source"}
         beside.insert(0, fiftyone.Panel(type="Embeddings", state=state))
     return fiftyone.Space(
@@ -101,7 +102,7 @@ def make_workspace(fiftyone: Any, dataset: Any) -> Any:
             fiftyone.Space(children=beside, active_child=beside[0].component_id),
         ],
         orientation="horizontal",
-        sizes=[0.7, 0.3],
+        sizes=[0.7, 0.3] if len(beside) == 1 else [0.6, 0.4],  # two tabs need the room
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,8 @@ from msip.archives.reader import Reader
 from msip.archives.readers import open_reader
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
 from msip.files import TEMPORARY_SUFFIX, free_bytes, human_bytes, write_errors
+
+_MAX_NAME, _MAX_PATH = 255, 3000  # bytes; systems take 4,096, and the target folder has a path too
 
 Wanted = Callable[[str], "bool | str | None"] | Iterable[str] | None
 """Which members are written: all (``None``), those that match one of some patterns (``*`` also matches ``/``), or those
@@ -162,16 +165,17 @@ class _Writer:
                 raise OutputError(f"{folder} is a file, a folder was expected; choose another one.")
             folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder.resolve()
-        self.temporary = self.folder / f".extract.{os.getpid()}{TEMPORARY_SUFFIX}"
+        # A name that no archive can know, or it could have a member of that name.
+        self.temporary = self.folder / f".extract.{os.getpid()}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
         self._safe: set[str] = {""}
         self._written: list[str] = []
         _remove_leftovers(self.folder)
 
     def write(self, path: str, member: Member, chunks: Iterator[bytes]) -> bool:
         """Write one file or link; ``False`` where it was there already."""
-        folder, _, name = path.rpartition("/")
-        if len(os.fsencode(name)) > 255:
-            raise ArchiveError(f"{self.archive}: the name {printable(name)!r} is too long for a file system.")
+        folder = path.rpartition("/")[0]
+        if len(os.fsencode(path)) > _MAX_PATH or any(len(os.fsencode(name)) > _MAX_NAME for name in path.split("/")):
+            raise ArchiveError(f"{self.archive}: the name {printable(path)!r} is too long for a file system.")
         target = self.folder / path
         with write_errors(target):
             self._make_folder(folder)
@@ -221,18 +225,19 @@ class _Writer:
         return True
 
     def _make_folder(self, folder: str) -> None:
-        """Make ``folder`` below the target, refusing to pass through a link."""
+        """Make ``folder`` and those above it below the target, refusing to pass through a link."""
         if folder in self._safe:
             return
-        parent = folder.rpartition("/")[0]
-        self._make_folder(parent)
-        path = self.folder / folder
-        if path.is_symlink():
-            raise UnsafeArchive(f"{self.archive} is refused: it writes through the link {printable(folder)!r}.")
-        if path.exists() and not path.is_dir():
-            raise ArchiveError(f"{self.archive}: {printable(folder)!r} is both a file and a folder.")
-        path.mkdir(exist_ok=True)
-        self._safe.add(folder)
+        names = folder.split("/")
+        for depth in range(1, len(names) + 1):
+            above = "/".join(names[:depth])
+            path = self.folder / above
+            if path.is_symlink():
+                raise UnsafeArchive(f"{self.archive} is refused: it writes through the link {printable(above)!r}.")
+            if path.exists() and not path.is_dir():
+                raise ArchiveError(f"{self.archive}: {printable(above)!r} is both a file and a folder.")
+            path.mkdir(exist_ok=True)
+            self._safe.add(above)
 
     def remove_all(self) -> None:
         """Remove what this call has written, and the folders that are empty then."""
@@ -261,5 +266,5 @@ def _remove_leftovers(folder: Path) -> None:
     """Temporary files of processes that were killed."""
     for path in folder.glob(f".extract.*{TEMPORARY_SUFFIX}"):
         process = path.name.split(".")[2]
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
+        if path.is_file() and process.isdigit() and not Path(f"/proc/{process}").exists():
             path.unlink(missing_ok=True)

@@ -356,6 +356,21 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert not list(outside.iterdir())
 
 
+@pytest.mark.parametrize("name", ["y" * 300, "y" * 300 + "/x", "a/" * 2000 + "x"])
+def test_names_that_no_file_system_takes(name, tmp_path):
+    for archive in (write(tmp_path, "a.tar", hostile_tar(name)), write(tmp_path, "a.zip", hostile_zip(name))):
+        with pytest.raises(ArchiveError, match=rf"{archive.name}.*too long"):
+            extract(archive, tmp_path / "to")
+
+
+def test_members_named_as_temporary_files_do_no_harm(tmp_path):
+    tree = {f".extract.{os.getpid()}.msip-tmp/x": b"1", ".extract.99999999.msip-tmp/y": b"2", "z": b"3"}
+    archive = write(tmp_path, "a.tar", tar_bytes("w", tree))
+    for _ in range(2):
+        extract(archive, tmp_path / "to")
+        assert found(tmp_path / "to") == tree
+
+
 def test_links_that_stay_inside_are_kept(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

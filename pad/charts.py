@@ -95,7 +95,8 @@ def _span(values: Sequence[float], low: float | None, high: float | None, *, log
     bottom, top = min(values) if low is None else low, max(values) if high is None else high
     if log:
         return bottom / 1.1, top * 1.1
-    margin = 0.06 * (top - bottom) or abs(top) * 0.05 or 1.0
+    least = abs(top) * 2e-3  # four digits tell the ticks apart, and rounding is not drawn as a mountain range
+    margin = max(0.06 * (top - bottom), least) if top > bottom else abs(top) * 0.05 or 1.0
     return (bottom - margin if low is None else low), (top + margin if high is None else high)
 
 

@@ -141,6 +141,13 @@ def test_points_lie_where_the_axis_says():
     assert read == pytest.approx([value for _, value in values], abs=1e-3)
 
 
+@pytest.mark.parametrize("value", [0.5, 37.558, 9.9995, 1000.0, 8191.7])
+def test_ticks_of_a_line_that_hardly_moves_differ(value):
+    svg = str(line_chart({"": [(1, value), (2, value * (1 + 1e-6))]}))
+    labels = re.findall(r'class="y" [^>]*>([^<]+)<', svg)
+    assert len(labels) >= 3 and len(set(labels)) == len(labels)
+
+
 def test_log_scale_and_odd_series():
     scale = Scale(1, 100, 0, 200, log=True)
     assert scale(10) == pytest.approx(100) and scale.ticks(5) == [1, 2, 5, 10, 20, 50, 100]

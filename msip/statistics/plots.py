@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import escape
 from matplotlib.ticker import MaxNLocator
 
-_WIDTH, _RIGHT, _ROW, _TOP, _BOTTOM = 640, 20, 30, 8, 26
+_WIDTH, _RIGHT, _ROW, _TOP, _BOTTOM = 500, 20, 30, 8, 26
 _LABEL = 7.4  # pixels a character, at most
 _STYLE = """<style>
 .msip-plot { color: #1d2127; --soft: #646c78; --rule: #e3e0da; --fill: #c2560c; font: 13px system-ui, sans-serif; }

@@ -44,7 +44,7 @@ _SAMPLES = 8  # images a source on the sheet
 DEFINITIONS = {
     "brightness": "mean grey value of an image, 0 to 1",
     "contrast": "grey levels between an image's 1st and 99th percentile, 0 to 1",
-    "entropy": "of an image's 256 grey levels, bits",
+    "entropy": "entropy of an image's 256 grey levels, bits",
     "rois_per_image": "RoIs of an image",
     "roi_side": "square root of a RoI's area over its image's",
     "sequence_length": "images of a sequence in this build",

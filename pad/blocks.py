@@ -37,7 +37,7 @@ class BlockCalls:
         recomputed: keep only a block's input, and compute the rest again for the gradients (activation checkpointing).
         say: where that reason goes.
         explicit: softmax attention spelt out in place of torch's fused kernel. On a CPU in bf16 that kernel's backward
-            pass takes two to ten times as long; everywhere else it is the faster one.
+            pass takes two to ten times as long; in float32 it is the faster one.
     """
 
     def __init__(

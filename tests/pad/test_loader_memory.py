@@ -49,12 +49,13 @@ def private_bytes(pid: int) -> int:
 def read_far_and_wide(folder: Path, rows: int) -> tuple[int, int]:
     """(private bytes of a worker that has read 512 images, size of the dataset as it is sent to a worker)."""
     dataset = PretrainDataset(ImageIndex(synthetic_index(folder, rows)), folder / "few", seed=0, crop=RoiCrop(size=32))
+    before = {child.pid for child in active_children()}
     sampler = EpochSampler(rows, 32, steps=19, seed=0)
     batches = start_reading(make_loader(dataset, sampler, workers=1, start_method="spawn"))
     for _ in range(16):
         assert (next(batches)["used"] >= 0).all()
-    (worker,) = active_children()
-    used = private_bytes(worker.pid)
+    (worker,) = {child.pid for child in active_children()} - before
+    used = private_bytes(worker)
     del batches
     return used, len(pickle.dumps(dataset))
 

@@ -162,8 +162,12 @@ def remove_part(to: Path, note: Path) -> None:
     """Remove the crops of a part of an earlier export, then its note."""
     table = read_note(note)
     if table is not None:
-        for name in {shard or file for file, shard in zip(*_columns(table, "file", "shard"), strict=True)}:
-            (to / name).unlink(missing_ok=True)
+        paths = {to / (shard or file) for file, shard in zip(*_columns(table, "file", "shard"), strict=True)}
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths} - {to}:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     note.unlink(missing_ok=True)
 
 

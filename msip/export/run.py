@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +125,6 @@ def _remove_others(to: Path, parts: list[Part]) -> None:
             for name in (TABLE_NAME, ANNOTATIONS_NAME, SHEET_NAME):
                 (to / name).unlink(missing_ok=True)
             remove_part(to, path)
-    for folder in to.iterdir():
-        if folder.is_dir() and folder.name != ".msip" and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _note(part: Part) -> pa.Table:
@@ -150,5 +148,6 @@ def _list_crops(to: Path, parts: list[Part], fmt: CropFormat, manifest: Manifest
         licences = {licence for licence in manifest.table.column("licence").unique().to_pylist() if licence}
         write_coco(to, notes, sorted(licences))
     write_sheet(to, notes, fmt, crops)
+    os.sync()  # PNG files are not flushed one by one; the table comes last, and says that all are there
     write_table(to, notes)
     return crops, with_crops

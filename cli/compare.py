@@ -41,7 +41,7 @@ def compare(
         contestants=tuple(contestant or ()),
         finished=lambda found: write_report(work, found),
     )
-    header, rows = table(lines_of(results, work.file.baseline))
+    header, rows = table(lines_of(results, work.file.baseline), work.file.baseline)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
         return

@@ -36,9 +36,10 @@ def evaluate(
     task: Annotated[TaskName, typer.Option(help="Segmentation, detection, or a probe of frozen features.")],
     data: Annotated[Path, typer.Option(help="Folder of the set; its layout is recognised.")],
     mode: Annotated[
-        ModeName | None,
+        list[ModeName] | None,
         typer.Option(
-            help="What trains beside the head: all, adapters, nothing, or LoRA.", show_default="full; probe: frozen"
+            help="What trains beside the head: all, adapters, nothing, or LoRA; repeated, modes are compared.",
+            show_default="full; probe: frozen",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0, 1, ...")] = 3,
@@ -59,20 +60,19 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate weights on a labelled set: mean and standard deviation over seeds, predictions drawn."""
-    from pad.evaluation.cells import Contestant, Task
+    """Evaluate weights on a labelled set: mean and deviation over seeds, differences of modes, predictions drawn."""
+    from pad.evaluation.cells import Task
     from pad.evaluation.evaluate import evaluate as run
+    from pad.evaluation.report import CSV, MARKDOWN, table
 
-    chosen = mode.value if mode else ("frozen" if task is TaskName.probe else "full")
-    done = run(
-        Contestant(chosen, weights, chosen),
-        Task(data.name, task.value, data, image_size, steps, batch_size, lr, label_fraction),
-        range(seeds),
-        out,
-        device=device,
-    )
+    modes = tuple(entry.value for entry in mode or ()) or ("frozen" if task is TaskName.probe else "full",)
+    name = data.resolve().name
+    settings = Task(name, task.value, data, image_size, steps, batch_size, lr, label_fraction)
+    work, lines = run(weights, settings, modes, seeds, out, device=device)
+    header, rows = table(lines, modes[0])
     if as_json:
-        print_json(done)
+        found = [dict(zip(header, row, strict=True)) for row in rows]
+        print_json({"folder": str(work.out), "notes": list(work.notes[name]), "results": found})
         return
-    print_table(["metric", "mean", "std", *(f"seed {seed}" for seed in range(seeds))], done["table"])
-    print_line(f"results in {done['folder']}")
+    print_table(header, rows)
+    print_line(f"{MARKDOWN}, {CSV}, cells and drawn predictions in {work.out}")

@@ -190,6 +190,8 @@ class Comparing:
         found = self.leaks[name] = find_leaks(named[0], named[1])
         self.notes[name] = data.notes
         write_json(self._look_file(name), {**asdict(found), "notes": list(data.notes)})
+        for note in data.notes:
+            self.say(f"{name}: {note}.")
         self.say(f"{name}: {found.leaked} of {found.test_images} test images have a near-duplicate in training.")
 
     def _paths(self, contestant: str, name: str) -> dict[int, Path]:

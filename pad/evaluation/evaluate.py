@@ -1,52 +1,42 @@
-"""One contestant on one task: its cells, and their mean and standard deviation."""
+"""One set of weights on one task, in one or several modes: a comparison of these modes, kept in a folder of its own."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from msip.files import make_output_folder
-from pad.evaluation.cells import Cell, Contestant, Task, mean_and_std, run_cell
+from msip.errors import EvaluationError
+from pad.evaluation.cells import Task
+from pad.evaluation.comparison import Comparing, Comparison, ContestantEntry, TaskEntry
+from pad.evaluation.encoder import MODES, Mode
+from pad.evaluation.report import Line, lines_of, write_report
 from pad.pretrain import tell
-from pad.processes import Ranks, pick_device
 
 
 def evaluate(
-    contestant: Contestant, task: Task, seeds: Iterable[int], out: Path, *, device: str = "auto"
-) -> dict[str, Any]:
-    """Run what is missing of a contestant's seeds; returns notes, scores by metric and the table for people.
+    weights: str, task: Task, modes: tuple[Mode, ...], seeds: int, out: Path, *, device: str = "auto"
+) -> tuple[Comparing, list[Line]]:
+    """Run what is missing of the modes' seeds 0, 1, ...; the differences are to the first of ``modes``.
 
-    The cells lie in ``out``/<contestant>-<hash of its weights' name>/<task>/seed-<n>.json.
+    The results lie in ``out``/<weights>-<hash of their name>/<task>, see ``pad.evaluation.comparison``; modes that an
+    earlier call finished there are in the report, too.
 
     Raises:
         MsipError: the data, the weights or the options do not fit.
     """
-    chosen = pick_device(device, Ranks())  # type: ignore[arg-type]
-    data = task.read()
-    short = hashlib.sha256(contestant.weights.encode()).hexdigest()[:8]
-    folder = make_output_folder(
-        out / f"{Path(contestant.weights).name.replace(':', '-')}-{contestant.name}-{short}" / task.name
+    possible: tuple[Mode, ...] = ("frozen",) if task.kind == "probe" else MODES
+    odd = [mode for mode in modes if mode not in possible]
+    if odd:
+        raise EvaluationError(f"a probe takes frozen features; the mode is {odd[0]}, give --mode frozen.")
+    short = hashlib.sha256(weights.encode()).hexdigest()[:8]
+    entry = {k: getattr(task, k) for k in ("data", "image_size", "steps", "batch_size", "lr", "label_fraction")}
+    file = Comparison(
+        seeds=tuple(range(seeds)),
+        baseline=modes[0],
+        contestants={mode: ContestantEntry(weights=weights, mode=mode) for mode in possible},
+        tasks={task.name: TaskEntry(task=task.kind, **entry)},
     )
-    for note in data.notes:
-        tell(f"{task.name}: {note}.")
-    cells = [
-        run_cell(contestant, task, data, seed, folder / f"seed-{seed}.json", device=chosen, say=tell) for seed in seeds
-    ]
-    return {"folder": str(folder), "notes": list(data.notes), "scores": _scores(cells), "table": _table(cells)}
-
-
-def _scores(cells: list[Cell]) -> dict[str, list[float]]:
-    each = [cell.scores() for cell in cells]
-    return {metric: [scores[metric] for scores in each] for metric in each[0]}
-
-
-def _table(cells: list[Cell]) -> list[list[str]]:
-    rows = []
-    for metric, values in _scores(cells).items():
-        mean, std = mean_and_std(values)
-        rows.append(
-            [metric, f"{mean:.2f}", "-" if std is None else f"{std:.2f}", *(f"{value:.2f}" for value in values)]
-        )
-    return rows
+    folder = out / f"{Path(weights).name.replace(':', '-')}-{short}" / task.name
+    work = Comparing(file, Path(), folder, device=device, say=tell)
+    results = work.run(contestants=modes, finished=lambda found: write_report(work, found))
+    return work, lines_of(results, modes[0])

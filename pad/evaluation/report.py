@@ -12,20 +12,22 @@ import pandas as pd
 from msip.files import human_bytes, write_bytes
 from pad.evaluation.cells import Cell, mean_and_std
 from pad.evaluation.comparison import Comparing, Results
-from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, resample
+from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, interval, resample
 
 MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One contestant by one metric of one task."""
+    """One contestant by one metric of one task; ``low`` and ``high``: where 95 % of the resampled means lie."""
 
     task: str
     contestant: str
     metric: str
     mean: float
     std: float | None
+    low: float
+    high: float
     seeds: int
     gap: Difference | None
     cost: dict[str, Any]
@@ -42,7 +44,8 @@ def lines_of(results: Results, baseline: str) -> list[Line]:
                 gap = None
                 if name != baseline and baseline in contestants:
                     gap = difference(cells, contestants[baseline], (drawn[name], drawn[baseline]), metric)
-                lines.append(Line(task, name, metric, mean, std, len(cells), gap, _cost(cells)))
+                low, high = interval(drawn[name][metric])
+                lines.append(Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells)))
     return lines
 
 
@@ -61,8 +64,11 @@ def write_report(work: Comparing, results: Results) -> list[Line]:
     """Write the three files into the comparison's folder; returns what is in them."""
     lines = lines_of(results, work.file.baseline)
     write_bytes(work.out / CSV, _frame(lines).to_csv(index=False).encode())
-    write_bytes(work.out / PLOT, plot(lines, work.file.baseline))
-    write_bytes(work.out / MARKDOWN, _markdown(work, lines).encode())
+    text = _markdown(work, lines)
+    if any(line.gap for line in lines):
+        write_bytes(work.out / PLOT, plot(lines, work.file.baseline))
+        text += f"\n![differences]({PLOT})\n"
+    write_bytes(work.out / MARKDOWN, text.encode())
     return lines
 
 
@@ -70,7 +76,10 @@ def _frame(lines: list[Line]) -> pd.DataFrame:
     rows = []
     for line in lines:
         gap = {} if line.gap is None else {"gap": line.gap.value, "gap_low": line.gap.low, "gap_high": line.gap.high}
-        row = {name: getattr(line, name) for name in ("task", "contestant", "metric", "mean", "std", "seeds")}
+        row = {
+            name: getattr(line, name)
+            for name in ("task", "contestant", "metric", "mean", "std", "low", "high", "seeds")
+        }
         rows.append({**row, "gap": None, "gap_low": None, "gap_high": None, **gap, **line.cost})
     return pd.DataFrame(rows)
 
@@ -98,8 +107,7 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
         for name in dict.fromkeys(line.contestant for line in own):
             row = {line.metric: line for line in own if line.contestant == name}
             text.append(_row(name, [row[metric] for metric in metrics]))
-    text += ["", f"![differences]({PLOT})", ""]
-    return "\n".join(text)
+    return "\n".join(text) + "\n"
 
 
 def _row(name: str, lines: list[Line]) -> str:
@@ -150,19 +158,31 @@ def plot(lines: list[Line], baseline: str) -> bytes:
     return buffer.getvalue()
 
 
-def table(lines: list[Line]) -> tuple[list[str], list[list[str]]]:
+def table(lines: list[Line], baseline: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows for the command line."""
+    header = [
+        "task",
+        "contestant",
+        "metric",
+        "seeds",
+        "mean",
+        "std",
+        f"{LEVEL} % interval",
+        f"to {baseline}",
+        "its interval",
+    ]
     rows = [
         [line.task, line.contestant, line.metric, str(line.seeds), f"{line.mean:.2f}", *_spread(line)] for line in lines
     ]
-    return ["task", "contestant", "metric", "seeds", "mean", "std", "to baseline", f"{LEVEL} % interval"], rows
+    return header, rows
 
 
 def _spread(line: Line) -> list[str]:
     std = "-" if line.std is None else f"{line.std:.2f}"
+    own = f"{line.low:.2f} to {line.high:.2f}"
     if line.gap is None:
-        return [std, "-", "-"]
-    return [std, f"{line.gap.value:+.2f}", f"{line.gap.low:+.2f} to {line.gap.high:+.2f}"]
+        return [std, own, "-", "-"]
+    return [std, own, f"{line.gap.value:+.2f}", f"{line.gap.low:+.2f} to {line.gap.high:+.2f}"]
 
 
 def folder_of(file: Path) -> Path:

@@ -56,6 +56,11 @@ def mean_scores(cells: list[Cell]) -> dict[str, float]:
 
 def difference(mine: list[Cell], its: list[Cell], drawn: tuple[Resampled, Resampled], metric: str) -> Difference:
     """``mine`` minus ``its`` by a metric; ``drawn``: what ``resample`` gave for each, over the same seeds."""
-    gaps = drawn[0][metric] - drawn[1][metric]
-    low, high = np.percentile(gaps, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return Difference(mean_scores(mine)[metric] - mean_scores(its)[metric], float(low), float(high))
+    low, high = interval(drawn[0][metric] - drawn[1][metric])
+    return Difference(mean_scores(mine)[metric] - mean_scores(its)[metric], low, high)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the middle 95 % of resampled values lie."""
+    low, high = np.percentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)

@@ -199,22 +199,28 @@ def test_the_command_prints_the_table_and_says_what_is_wrong(compared):
             Comparison.read(root / "bad.yaml")
 
 
-def test_evaluate_continues_with_missing_seeds_and_does_not_mix(compared, tmp_path):
+def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     root, _, _ = compared
     common = ["evaluate", "random:test_vit", "--task", "segmentation", "--data", str(root / "seg"), "--device", "cpu"]
     common += ["--image-size", "32", "--batch-size", "2", "--out", str(tmp_path), "--label-fraction", "0.5"]
     first = CliRunner().invoke(app, [*common, "--seeds", "1", "--steps", "2"])
     assert first.exit_code == 0 and "mIoU" in first.output, first.output
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("seed-*.json")}
     assert len(kept) == 1 and len(list(tmp_path.rglob("seed-0.jpg"))) == 1
-    again = CliRunner().invoke(app, [*common, "--seeds", "2", "--steps", "2", "--json"])
-    done = json.loads(again.stdout)
-    assert len(done["scores"]["mIoU"]) == 2 and len(list(tmp_path.rglob("*.json"))) == 2
+    assert not list(tmp_path.rglob("results.png"))  # there is no difference to draw
+    modes = ["--mode", "frozen", "--mode", "full"]
+    done = json.loads(CliRunner().invoke(app, [*common, "--seeds", "2", "--steps", "2", *modes, "--json"]).stdout)
+    rows = {row["contestant"]: row for row in done["results"]}
+    assert list(rows) == ["full", "frozen"] and rows["frozen"]["to frozen"] == "-"
+    assert float(rows["full"]["to frozen"]) == pytest.approx(
+        float(rows["full"]["mean"]) - float(rows["frozen"]["mean"]), abs=0.02
+    )
+    assert len(list(tmp_path.rglob("seed-*.json"))) == 4 and len(list(tmp_path.rglob("results.png"))) == 1
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     other = CliRunner().invoke(app, [*common, "--seeds", "1", "--steps", "3"])
     assert isinstance(other.exception, EvaluationError) and "another recipe" in str(other.exception)
-    wrong = CliRunner().invoke(app, [*common[:2], "--task", "detection", *common[4:], "--steps", "1"])
-    assert isinstance(wrong.exception, EvaluationError) and "in no layout" in str(wrong.exception)
+    wrong = CliRunner().invoke(app, [*common, "--task", "probe", "--mode", "lora"])
+    assert isinstance(wrong.exception, EvaluationError) and "a probe takes frozen" in str(wrong.exception)
 
 
 def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):

@@ -78,7 +78,10 @@ class Pipe(io.RawIOBase):
             ready, _, _ = select.select(waiting, [], [], SILENCE_S)
             if not ready:
                 self.finish()
-                raise broken(self.meter.archive, f"nothing came out of it for {SILENCE_S:.0f} seconds")
+                raise ArchiveError(
+                    f"{self.meter.archive}: nothing came out of it for {SILENCE_S:.0f} seconds; unpack it by hand with "
+                    "7-Zip, or fetch it again."
+                )
             if err in ready:
                 message = os.read(err.fileno(), CHUNK)
                 self.errors = (self.errors + message)[-4096:]
@@ -99,6 +102,8 @@ class Pipe(io.RawIOBase):
         self.errors = (self.errors + (self.process.stderr.read() or b""))[-4096:]
         lines = [line for line in self.errors.decode("utf-8", "replace").splitlines() if line.strip()]
         reason = " ".join(lines[-1].split())[:200] if lines else f"its unpacker ended with {self.process.returncode}"
+        if self.process.returncode < 0:
+            reason = f"{CANNOT}its unpacker was ended by signal {-self.process.returncode} (memory may be short)"
         if reason.startswith(CANNOT):
             raise ArchiveError(f"{self.meter.archive}: {reason.removeprefix(CANNOT)}; unpack it by hand with 7-Zip.")
         raise broken(self.meter.archive, reason.rstrip("."))

@@ -66,7 +66,7 @@ def check_token_access(encoder: nn.Module, method: str) -> None:
     absent = [part for part in parts if not hasattr(encoder, part)]
     if absent:
         raise ModelError(
-            f"{type(encoder).__name__} cannot be trained with {method}, which works on single patch tokens: timm's "
+            f"{type(encoder).__name__} cannot be used with {method}, which works on single patch tokens: timm's "
             f"class has no {absent[0]}; choose a ViT, DeiT, DINOv2, DINOv3, EVA-02, CLIP or SigLIP model."
         )
 

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
+from pad.adapters import blocks_of
 from pad.data import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import create_encoder, load_encoder
 from pad.encoders.tokens import check_token_access, embed, grid_size, patch_size, run_blocks
@@ -31,7 +32,7 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, model: nn.Module, *, normalisation: str = "own") -> None:
         super().__init__()
-        check_token_access(model, "a teacher")
+        check_teacher(model)
         if normalisation not in ("own", "infrared"):
             raise ModelError(f"teacher_normalisation is {normalisation!r}; choose own or infrared.")
         self.model: Any = model
@@ -124,7 +125,17 @@ def _projected(name: str) -> bool:
 
 def _size(name: str, grid: tuple[int, int]) -> tuple[int, int]:
     with torch.device("meta"):
-        return _size_of(timm.create_model(name), grid)
+        model = timm.create_model(name)
+    check_teacher(model)
+    return _size_of(model, grid)
+
+
+def check_teacher(model: nn.Module) -> None:
+    """Raise ``ModelError`` for a model that gives no tokens, or whose last block has no attention to look at."""
+    last = blocks_of(model)[-1]
+    check_token_access(model, "--teacher")
+    if not hasattr(getattr(last, "attn", None), "attn_drop"):
+        raise ModelError(f"--teacher: a {type(last).__name__} shows no attention; choose a plain ViT, e.g. {EXAMPLE}.")
 
 
 def _from_file(path: Path, grid: tuple[int, int]) -> nn.Module:

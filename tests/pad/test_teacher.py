@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models import _registry
 from training_runs import config, make_manifest, train
 
-from msip.errors import WeightsError
+from msip.errors import ModelError, WeightsError
 from pad.data import INFRARED_MEAN, INFRARED_STD
 from pad.export import export_model
 from pad.methods.teacher import load_teacher
@@ -100,6 +100,20 @@ def test_run_with_a_teacher_by_name_and_from_an_exported_folder(named, tmp_path,
     assert taught and all(
         torch.equal(t, source.state_dict()[n.removeprefix("teacher.model.")]) for n, t in taught.items()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18", "ResNet has no list of transformer blocks"),
+        ("vit_small_patch16_18x2_224", "a ParallelThingsBlock shows no attention"),
+        ("beit_base_patch16_224", "Beit cannot be used with --teacher"),
+    ],
+)
+def test_a_model_that_cannot_teach_is_refused_before_its_weights_are_fetched(name, words):
+    with pytest.raises(ModelError, match=words) as error:
+        load_teacher(name, grid=(2, 2))
+    assert "\n" not in str(error.value)
 
 
 def test_a_name_that_is_none_is_refused_in_one_sentence():

@@ -31,7 +31,7 @@ from msip.manifest import Manifest
 INFO = "msip"
 """Key of what we note in ``dataset.info``."""
 
-LOOK = 2
+LOOK = 3
 """Another set of views, or another appearance, is made anew in datasets that are there."""
 
 _CHUNK = 2048

@@ -76,7 +76,7 @@ def _patches(field: str, label: str | None = None) -> Callable[[Any], Any]:
         view = data.match(ViewField("shown_as_patches") == True)  # noqa: E712 (an expression, not a comparison)
         if label is not None:
             view = view.filter_labels(field, ViewField("label") == label)
-        return view.to_patches(field, other_fields=["source", "image_id"])
+        return view.to_patches(field, other_fields=["source", "image_id", "preview"])
 
     return select
 

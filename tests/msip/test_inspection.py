@@ -265,6 +265,8 @@ def test_16_bit_images_get_a_preview(fiftyone, out):  # noqa: F811
     shown = cv2.imread(previews["cam/frame 04 ü"], cv2.IMREAD_UNCHANGED)
     assert shown.dtype == np.uint8 and shown.min() < 10 and shown.max() > 245
     assert data.app_config.grid_media_field == "preview" and data.app_config.media_fallback
+    patches = data.load_saved_view("training crops")
+    assert set(patches.values("preview")) == {None, previews["cam/frame 04 ü"]}  # patches are cut out of it, too
 
 
 def test_a_build_without_rois_has_no_roi_views(fiftyone, frames, tmp_path):  # noqa: F811

@@ -123,7 +123,7 @@ def print_row(row: dict[str, Any]) -> None:
     mfu = f"{100 * row['mfu']:.0f} %" if row["mfu"] else "-"
     print(
         f"{row['model']:<24}{row['data']:<7}{row['images_per_s']:>10.1f}{100 * row['data_wait']:>10.1f} %"
-        f"{row['reading']:>10.1f}{row['compute']:>10.1f}{100 * row['of_limit']:>9.0f} %{row['tflops']:>9.2f}{mfu:>6}"
+        f"{row['reading']:>10.1f}{row['compute']:>10.1f}{100 * row['of_limit']:>9.0f} %{row['tflops']:>9.3f}{mfu:>6}"
         f"{row['memory_bytes'] / 2**30:>8.1f}",
         flush=True,
     )

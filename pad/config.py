@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from msip.errors import RunError
+from msip.files import local_path
 from msip.storage import is_url
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -93,8 +94,11 @@ def _option(default: Any, help: str, *, shown: str | None = None, **limits: floa
 
 
 def _place(value: object) -> object:
-    """A URL as it is, a path without what means nothing (``data/`` is ``data``)."""
-    return str(Path(value)) if isinstance(value, (str, Path)) and not is_url(value) else value
+    """A URL as it is; a path, also of a ``file:`` URL, without what means nothing (``data/`` is ``data``)."""
+    if not isinstance(value, (str, Path)):
+        return value
+    far = is_url(value) and not str(value).startswith(("file:", "local:"))
+    return str(value) if far else str(local_path(value))
 
 
 class PretrainConfig(BaseModel):

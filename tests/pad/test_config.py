@@ -154,6 +154,11 @@ def test_cuda_without_a_gpu_is_one_sentence(data, tmp_path, monkeypatch):
         train(config(data, tmp_path / "run", device="cuda"))
 
 
+def test_data_is_a_folder_or_a_url():
+    given = ("data/", "file:///data/msip/", "s3://bucket/shards")
+    assert [PretrainConfig(data=data, out="run").data for data in given] == ["data", "/data/msip", given[2]]
+
+
 def test_resume_needs_only_the_run(stopped, data):
     options = PretrainConfig.layered({"out": stopped, "resume": "auto"})
     assert options.data == str(data)

@@ -69,6 +69,11 @@ def _roi_views(rows: Rows, chosen: NDArray[np.int64]) -> list[View]:
     ]
 
 
+# What patches take along of their image: the preview that they are cut out of, and the number that the workspace's
+# histogram shows (the App's panel fails on a field that a view lacks).
+_OF_THE_IMAGE = ["source", "image_id", "preview", "pixel_mean"]
+
+
 def _patches(field: str, label: str | None = None) -> Callable[[Any], Any]:
     def select(data: Any) -> Any:
         from fiftyone import ViewField
@@ -76,7 +81,7 @@ def _patches(field: str, label: str | None = None) -> Callable[[Any], Any]:
         view = data.match(ViewField("shown_as_patches") == True)  # noqa: E712 (an expression, not a comparison)
         if label is not None:
             view = view.filter_labels(field, ViewField("label") == label)
-        return view.to_patches(field, other_fields=["source", "image_id", "preview"])
+        return view.to_patches(field, other_fields=_OF_THE_IMAGE)
 
     return select
 

@@ -118,6 +118,7 @@ def test_the_app_shows_images_rois_and_training_crops(served, real, tmp_path):
             page.goto(address + view)
             expect(page.locator('[data-cy="entry-counts"]').first).to_have_text(count, timeout=120_000)
             page.wait_for_selector('[data-cy="panel-tab-histograms"]', timeout=60_000)
+            assert page.get_by_text("TypeError").count() == 0  # a panel that fails shows its trace
             picture = wait_for_picture(page, to / f"{view[6:] or 'samples'}.png")
             assert grid(picture).std() > 20  # frames and boxes, not an empty grid
         browser.close()

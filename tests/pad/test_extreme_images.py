@@ -1,6 +1,9 @@
 """One pixel, a solar cell, one line, no contrast, 67 megapixels: through RoIs, shards, crops and the loader."""
 
 import csv
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -68,3 +71,30 @@ def test_67_megapixels(tmp_path):
         rows = list(csv.DictReader(file))
     assert 0 < report.crops == len(rows) <= 3
     assert all(cv2.imread(str(tmp_path / "crops" / row["file"]), 0) is not None for row in rows)
+
+
+MEASURE = """
+import numpy as np
+from pathlib import Path
+from msip import selective_search
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+shape = {shape}
+image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+selective_search(image[:64, :64])  # machine code and libraries
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = peak()
+selective_search(image)
+print((peak() - before) / (shape[0] * shape[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's peak of a process's memory")
+@pytest.mark.parametrize(("shape", "most"), [((1536, 2048), 77), ((1536, 2048, 3), 93)])
+def test_memory_of_selective_search_is_bounded(shape, most):
+    run = [sys.executable, "-c", MEASURE.format(shape=shape)]
+    grown = float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    assert 10 < grown < most + 8  # beside the workspace: regions and boxes

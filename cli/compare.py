@@ -28,6 +28,9 @@ def compare(
     contestant: Annotated[
         list[str] | None, typer.Option(help="Run only this contestant (may be repeated).", show_default=False)
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Run only this seed (may be repeated).", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -39,6 +42,7 @@ def compare(
     results = work.run(
         only=tuple(task or ()),
         contestants=tuple(contestant or ()),
+        seeds=tuple(seed or ()),
         finished=lambda found: write_report(work, found),
     )
     header, rows = table(lines_of(results, work.file.baseline), work.file.baseline)

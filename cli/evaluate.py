@@ -29,6 +29,13 @@ class ModeName(str, Enum):
     lora = "lora"
 
 
+class PrecisionName(str, Enum):
+    """How forward passes compute."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
 def evaluate(
     weights: Annotated[
         str, typer.Argument(metavar="RUN|WEIGHTS|timm:NAME", help="What is evaluated; random:NAME is no pre-training.")
@@ -57,6 +64,12 @@ def evaluate(
         int | None, typer.Option(min=1, help="Images of one step.", show_default="8, detection 2")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="1e-4")] = None,
+    decoder_channels: Annotated[
+        int | None, typer.Option(min=8, help="Width of UPerNet.", show_default="the encoder's")
+    ] = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Of forward passes.", show_default="bf16 on a GPU, else fp32")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -67,7 +80,18 @@ def evaluate(
 
     modes = tuple(entry.value for entry in mode or ()) or ("frozen" if task is TaskName.probe else "full",)
     name = data.resolve().name
-    settings = Task(name, task.value, data, image_size, steps, batch_size, lr, label_fraction)
+    settings = Task(
+        name,
+        task.value,
+        data,
+        image_size=image_size,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        label_fraction=label_fraction,
+        precision=None if precision is None else precision.value,
+        decoder_channels=decoder_channels,
+    )
     work, lines = run(weights, settings, modes, seeds, out, device=device)
     header, rows = table(lines, modes[0])
     if as_json:

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from msip.errors import RunError
 from msip.files import local_path
 from msip.storage import is_url
+
+Precision: TypeAlias = Literal["auto", "bf16", "fp32"]
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     # microsoft/SimMIM config.py and vit_base__800ep: AdamW (0.9, 0.999), gradients clipped at 5, ratio 0.6
@@ -169,7 +171,7 @@ class PretrainConfig(BaseModel):
     exclude_flag: tuple[str, ...] = _option((), "Leave out images with this flag (may be repeated).")
     seed: int = _option(0, "Of weights, order, crops, masks and dropout.", ge=0)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "auto, cpu, cuda.")
-    precision: Literal["auto", "bf16", "fp32"] = _option("auto", "auto (bf16 on a GPU), bf16, fp32.")
+    precision: Precision = _option("auto", "auto (bf16 on a GPU), bf16, fp32.")
     compile: bool | None = _option(None, "Compile the transformer blocks.", shown="with a GPU")
     recompute: bool = _option(False, "Compute activations twice, for less memory (activation checkpointing).")
     parallel: Literal["ddp", "fsdp"] = _option(

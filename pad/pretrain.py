@@ -50,7 +50,7 @@ from pad.methods.base import ENCODER
 from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
 from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
-from pad.processes import Ranks, pick_device, process_group
+from pad.processes import Ranks, pick_device, process_group, uses_bf16
 from pad.report import REPORT, RESULT, write_report
 from pad.resume import find_start, refuse_other_step
 from pad.step import in_chans, make_optimizer
@@ -201,7 +201,7 @@ def assemble(
     dataset = PretrainDataset(
         index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
     )
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    bf16 = uses_bf16(config.precision, device)
     if config.batch_size == "auto":
         trial = Trial(method, optimizer, dataset, config, bf16=bf16)
         sizes = batch_sizes(plan.effective_batch // ranks.world)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from msip.errors import RunError
+from pad.config import Precision
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def pick_device(name: Literal["auto", "cpu", "cuda"], ranks: Ranks) -> torch.dev
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", ranks.local_rank)
+
+
+def uses_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether forward passes run under bf16 autocast: as asked, by itself on a GPU."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pad.config import Plan, PretrainConfig, read_run
 from pad.data import ImageIndex, PretrainDataset, epoch_order
 from pad.paradigms import apply_paradigm
 from pad.parallel import Alone
-from pad.processes import Ranks, pick_device
+from pad.processes import Ranks, pick_device, uses_bf16
 from pad.step import Step, make_optimizer
 
 NON_FINITE = "non-finite.json"
@@ -197,6 +197,6 @@ def replay(run: Path, *, device: Any = "auto") -> Finding:
         sampler=method.sampler(),
         views=method.views(),
     )
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and where.type == "cuda")
+    bf16 = uses_bf16(config.precision, where)
     on_device = Step(Alone(method, make_optimizer(groups), where), seed=config.seed, bf16=bf16)
     return find_non_finite(on_device, dataset, facts)

@@ -5,8 +5,8 @@
 
 Results go to docs/results/, pre-trainings to WORK/runs. Cells that are there are never computed again, so that another
 day continues where one stopped, on another machine too (pre-trainings that missing cells need are run again there,
-unless WORK/runs is brought along). ``--task`` and ``--contestant`` run a part. ``--quick`` runs the same at toy size
-(64 px, three steps), into WORK/quick, to see that everything fits.
+unless WORK/runs is brought along). ``--task``, ``--contestant`` and ``--seed`` run a part. ``--quick`` runs the same
+at toy size (64 px, three steps), into WORK/quick, to see that everything fits.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=200, help="RGB images of each of Tiny-ImageNet's 200 classes")
     parser.add_argument("--task", action="append", default=[], help="only this task (may be repeated)")
     parser.add_argument("--contestant", action="append", default=[], help="only this contestant (may be repeated)")
+    parser.add_argument("--seed", action="append", default=[], type=int, help="only this seed (may be repeated)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="toy size, into WORK/quick")
     given = parser.parse_args()
@@ -64,6 +65,7 @@ def main() -> None:
     work.run(
         only=tuple(given.task),
         contestants=tuple(given.contestant),
+        seeds=tuple(given.seed),
         finished=lambda found: write_report(work, found),
     )
 

@@ -14,6 +14,7 @@ import torch
 
 from msip.errors import EvaluationError
 from msip.files import sha256_file, write_bytes
+from pad.config import Precision
 from pad.evaluation.data import DetectionData, ProbeData, SegmentationData, share
 from pad.evaluation.detection import run_detection
 from pad.evaluation.detection_sets import read_detection
@@ -32,6 +33,8 @@ VERSION = 1
 """Raised when the same cell would get other scores."""
 TaskKind = Literal["segmentation", "detection", "probe"]
 PROBE_SIZE = 224
+OF_RECIPE = ("image_size", "steps", "batch_size", "lr", "precision", "decoder_channels")
+"""What a task may say otherwise than its recipe."""
 Data: TypeAlias = "SegmentationData | DetectionData | ProbeData"
 WEIGHT_FILES = ("adapter.safetensors", "encoder.safetensors")
 
@@ -67,17 +70,21 @@ class Task:
     batch_size: int | None = None
     lr: float | None = None
     label_fraction: float = 1.0
+    precision: Precision | None = None
+    decoder_channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
             raise EvaluationError(f"the task is {self.kind!r}; choose one of {', '.join(get_args(TaskKind))}.")
+        if self.decoder_channels is not None and self.kind != "segmentation":
+            raise EvaluationError(f"the task is a {self.kind}; --decoder-channels is for segmentation alone.")
 
     def recipe(self, contestant: Contestant) -> Recipe:
         """How a contestant is trained on it."""
         base = DETECTION if self.kind == "detection" else SEGMENTATION
         if self.kind == "probe":
             base = replace(base, image_size=PROBE_SIZE)
-        given = {name: getattr(self, name) for name in ("image_size", "steps", "batch_size", "lr")}
+        given = {name: getattr(self, name) for name in OF_RECIPE}
         given["lr"] = contestant.lr or self.lr
         return replace(base, **{name: value for name, value in given.items() if value is not None})
 
@@ -112,6 +119,11 @@ class Cell:
             for name, evidence in self.evidence.items()
             for metric, value in evidence.scores(weights).items()
         }
+
+    @property
+    def seed(self) -> int:
+        """Of the head, batches and crops."""
+        return int(self.key["seed"])
 
     @property
     def images(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from msip.errors import EvaluationError, RunError
 from msip.files import make_output_folder, write_json
 from pad.checkpoints import newest_checkpoint
-from pad.config import PretrainConfig, read_options
-from pad.evaluation.cells import Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
+from pad.config import Precision, PretrainConfig, read_options
+from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
 from pad.evaluation.encoder import RANDOM, Mode
 from pad.evaluation.leaks import Leaks, find_leaks
 from pad.pretrain import RESULT, pretrain, tell
@@ -54,6 +54,8 @@ class TaskEntry(_Strict):
     batch_size: int | None = None
     lr: float | None = None
     label_fraction: float = 1.0
+    precision: Precision | None = None
+    decoder_channels: int | None = None
     seeds: tuple[int, ...] | None = None
 
 
@@ -134,6 +136,7 @@ class Comparing:
         *,
         only: tuple[str, ...] = (),
         contestants: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (),
         finished: Callable[[Results], object] = lambda results: None,
     ) -> Results:
         """Run what is missing, task by task; ``finished`` is called after each task with all that is there.
@@ -141,6 +144,7 @@ class Comparing:
         Args:
             only: tasks, by name; all if empty. What is there of the others is in the results, too.
             contestants: likewise.
+            seeds: likewise; a task without one of them runs none.
             finished: e.g. writes the report.
 
         Raises:
@@ -149,24 +153,25 @@ class Comparing:
         """
         _check_names("task", only, self.file.tasks)
         _check_names("contestant", contestants, self.file.contestants)
+        _check_names("seed", seeds, self.file.seeds)
         results = {name: self._there(name) for name in self.file.tasks}
         for name in self.file.tasks:
             if not only or name in only:
-                results[name] = self._run(name, contestants or tuple(self.file.contestants))
+                results[name] = self._run(name, contestants or tuple(self.file.contestants), seeds or self.file.seeds)
                 finished({task: found for task, found in results.items() if found})
         return {task: found for task, found in results.items() if found}
 
-    def _run(self, name: str, contestants: tuple[str, ...]) -> dict[str, list[Cell]]:
+    def _run(self, name: str, contestants: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, list[Cell]]:
         data = self.task(name).read()
         self._look(name, data)
-        return {
-            contestant: self._cells(contestant, name, data)
+        found = {
+            contestant: self._cells(contestant, name, data, seeds if contestant in contestants else ())
             for contestant in self.file.contestants
-            if contestant in contestants or self._complete(contestant, name)
         }
+        return {contestant: cells for contestant, cells in found.items() if cells}
 
     def _there(self, name: str) -> dict[str, list[Cell]]:
-        """Contestants of a task whose every seed is there, checked as far as that can be done without its data."""
+        """What is there of a task, checked as far as that can be done without its data."""
         file = self._look_file(name)
         if not file.is_file():
             return {}
@@ -174,9 +179,9 @@ class Comparing:
         self.leaks[name], self.notes[name] = Leaks.from_json(look), tuple(look["notes"])
         found = {}
         for contestant in self.file.contestants:
-            if self._complete(contestant, name):
+            paths = {seed: path for seed, path in self._paths(contestant, name).items() if path.is_file()}
+            if paths:
                 who, task = self._who(contestant, name), self.task(name)
-                paths = self._paths(contestant, name)
                 cells = [read_cell(path, asked_key(who, task, seed)) for seed, path in paths.items()]
                 found[contestant] = [cell for cell in cells if cell]
         return found
@@ -199,25 +204,28 @@ class Comparing:
         folder = self.out / "cells" / contestant / name
         return {seed: folder / f"seed-{seed}.json" for seed in self.file.tasks[name].seeds or self.file.seeds}
 
-    def _complete(self, contestant: str, name: str) -> bool:
-        return all(path.is_file() for path in self._paths(contestant, name).values())
-
     def _who(self, contestant: str, name: str) -> Contestant:
         entry = self.file.contestants[contestant]
         mode: Mode = "frozen" if self.file.tasks[name].task == "probe" else entry.mode
         return Contestant(contestant, self._place(entry.weights), mode, entry.lr, self._origin(entry.weights))
 
-    def _cells(self, contestant: str, name: str, data: Data) -> list[Cell]:
-        """The cells of one contestant and task; its pre-training runs only if one of them is missing."""
-        if not self._complete(contestant, name):
+    def _cells(self, contestant: str, name: str, data: Data, seeds: tuple[int, ...]) -> list[Cell]:
+        """Cells of one contestant and task: of ``seeds``, and what is there of the others.
+
+        Its pre-training runs only if one of them is missing.
+        """
+        paths = {s: path for s, path in self._paths(contestant, name).items() if s in seeds or path.is_file()}
+        if not paths:
+            return []
+        if not all(path.is_file() for path in paths.values()):
             self._pretrain(self.file.contestants[contestant].weights)
-        who, task, paths = self._who(contestant, name), self.task(name), self._paths(contestant, name)
+        who, task = self._who(contestant, name), self.task(name)
         return [run_cell(who, task, data, seed, path, device=self.device, say=self.say) for seed, path in paths.items()]
 
     def task(self, name: str) -> Task:
         """A task of the file."""
         entry = self.file.tasks[name]
-        values = {k: getattr(entry, k) for k in ("image_size", "steps", "batch_size", "lr", "label_fraction")}
+        values = {k: getattr(entry, k) for k in (*OF_RECIPE, "label_fraction")}
         return Task(name, entry.task, self.root / entry.data, **values)
 
     def _place(self, weights: str) -> str:
@@ -256,10 +264,10 @@ class Comparing:
         self._pretrained.add(name)
 
 
-def _check_names(what: str, given: tuple[str, ...], known: Iterable[str]) -> None:
+def _check_names(what: str, given: Iterable[str | int], known: Collection[str | int]) -> None:
     odd = [name for name in given if name not in known]
     if odd:
-        raise EvaluationError(f"there is no {what} {odd[0]!r}; choose of {', '.join(known)}.")
+        raise EvaluationError(f"there is no {what} {odd[0]!r}; choose of {', '.join(map(str, known))}.")
 
 
 def _with_head(run: Path) -> Path:

@@ -58,7 +58,8 @@ def run_detection(
 
     stream = batches(train, draw, _collate, batch_size=recipe.batch_size, steps=steps, seed=seed, threads=threads)
     cost = fit(model, stream, loss_of, recipe, steps=steps, seed=seed, label=label)
-    found = find(model.eval(), [item.image for item in data.test], size, channels)
+    with recipe.autocast(device):
+        found = find(model.eval(), [item.image for item in data.test], size, channels)
     return Matches.of(found, data.test, data.classes), cost, found
 
 
@@ -78,8 +79,7 @@ def find(model: DetectionModel, images: list[Grey], size: int, channels: int) ->
     for start in range(0, len(images), TEST_BATCH):
         views = [whole_view(image, size) for image in images[start : start + TEST_BATCH]]
         batch = torch.from_numpy(np.stack([view for view, _ in views]))[:, None].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            outputs = model(normalise(batch, channels))
+        outputs = model(normalise(batch, channels))
         for output, (_, scale), image in zip(outputs, views, images[start : start + TEST_BATCH], strict=True):
             height, width = image.shape
             limit = np.array([width, height, width, height], np.float32)

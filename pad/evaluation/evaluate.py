@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from msip.errors import EvaluationError
-from pad.evaluation.cells import Task
+from pad.evaluation.cells import OF_RECIPE, Task
 from pad.evaluation.comparison import Comparing, Comparison, ContestantEntry, TaskEntry
 from pad.evaluation.encoder import MODES, Mode
 from pad.evaluation.report import Line, lines_of, write_report
@@ -29,7 +29,7 @@ def evaluate(
     if odd:
         raise EvaluationError(f"a probe takes frozen features; the mode is {odd[0]}, give --mode frozen.")
     short = hashlib.sha256(weights.encode()).hexdigest()[:8]
-    entry = {k: getattr(task, k) for k in ("data", "image_size", "steps", "batch_size", "lr", "label_fraction")}
+    entry = {k: getattr(task, k) for k in ("data", *OF_RECIPE, "label_fraction")}
     file = Comparison(
         seeds=tuple(range(seeds)),
         baseline=modes[0],

@@ -37,16 +37,18 @@ def embed_dim(encoder: Any) -> int:
 
 
 class SegmentationModel(TaskModel):
-    """A ViT with UPerNet; the decoder is as wide as the encoder, which for ViT-B is the reference's 768.
+    """A ViT with UPerNet.
 
     Args:
         encoder: of ``prepare_encoder``.
         classes: how many, background included.
+        decoder_channels: width of the decoder; the encoder's if None, which for ViT-B is the reference's 768.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int) -> None:
+    def __init__(self, encoder: nn.Module, classes: int, decoder_channels: int | None = None) -> None:
         super().__init__(encoder)
         width = embed_dim(encoder)
+        channels = decoder_channels or width
         self.layers = out_layers(encoder)
         up = nn.ConvTranspose2d
         self.necks = nn.ModuleList(
@@ -58,8 +60,8 @@ class SegmentationModel(TaskModel):
             ]
         )
         # smp's decoder skips the first two levels, the image itself and its half
-        self.decoder = UPerNetDecoder([0, 0, *[width] * 4], encoder_depth=5, decoder_channels=width)
-        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, classes, 1))
+        self.decoder = UPerNetDecoder([0, 0, *[width] * 4], encoder_depth=5, decoder_channels=channels)
+        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(channels, classes, 1))
         self.auxiliary = nn.Sequential(
             nn.Conv2d(width, AUXILIARY_CHANNELS, 3, padding=1, bias=False),
             nn.BatchNorm2d(AUXILIARY_CHANNELS),

@@ -12,7 +12,7 @@ import pandas as pd
 from msip.files import human_bytes, write_bytes
 from pad.evaluation.cells import Cell, mean_and_std
 from pad.evaluation.comparison import Comparing, Results
-from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, interval, resample
+from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, interval, resample, same_seeds
 
 MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
 
@@ -37,14 +37,16 @@ def lines_of(results: Results, baseline: str) -> list[Line]:
     """Every contestant of every task, with its difference to the baseline."""
     lines: list[Line] = []
     for task, contestants in results.items():
-        drawn = {name: resample(cells) for name, cells in contestants.items()}
         for name, cells in contestants.items():
+            drawn = resample(cells)
+            mine, its = same_seeds(cells, contestants.get(baseline, []))
+            pair = (resample(mine), resample(its)) if mine and name != baseline else None
             for metric in cells[0].scores():
                 mean, std = mean_and_std([cell.scores()[metric] for cell in cells])
                 gap = None
-                if name != baseline and baseline in contestants:
-                    gap = difference(cells, contestants[baseline], (drawn[name], drawn[baseline]), metric)
-                low, high = interval(drawn[name][metric])
+                if pair is not None:
+                    gap = difference(mine, its, pair, metric)
+                low, high = interval(drawn[metric])
                 lines.append(Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells)))
     return lines
 

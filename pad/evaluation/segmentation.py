@@ -45,7 +45,7 @@ def run_segmentation(
     encoder = prepare_encoder(weights, mode, image_size=recipe.image_size, drop_path=recipe.drop_path, seed=seed)
     channels = in_chans(encoder)
     torch.manual_seed(seed)
-    model = SegmentationModel(encoder, len(data.classes)).to(device)
+    model = SegmentationModel(encoder, len(data.classes), recipe.decoder_channels).to(device)
     steps = recipe.steps_for(len(train))
 
     def draw(item: SegmentationItem, rng: np.random.Generator) -> tuple[Grey, Grey]:
@@ -57,7 +57,8 @@ def run_segmentation(
 
     stream = batches(train, draw, _collate, batch_size=recipe.batch_size, steps=steps, seed=seed, threads=threads)
     cost = fit(model, stream, loss_of, recipe, steps=steps, seed=seed, label=label)
-    predictions = [predict(model.eval(), item.image, recipe.image_size, channels) for item in data.test]
+    with recipe.autocast(device):
+        predictions = [predict(model.eval(), item.image, recipe.image_size, channels) for item in data.test]
     masks = [torch.from_numpy(item.mask) for item in data.test]
     return Areas.of([torch.from_numpy(p) for p in predictions], masks, data.classes), cost, predictions
 
@@ -98,8 +99,7 @@ def slide(model: Any, canvas: NDArray[np.uint8], size: int, channels: int) -> Te
     for start in range(0, len(places), WINDOWS):
         part = places[start : start + WINDOWS]
         windows = np.stack([canvas[top : top + size, left : left + size] for top, left in part])[:, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            scores = model(normalise(torch.from_numpy(windows).to(device), channels)).float()
+        scores = model(normalise(torch.from_numpy(windows).to(device), channels)).float()
         if total is None:
             total = torch.zeros((scores.shape[1], *canvas.shape), device=device)
         for (top, left), window in zip(part, scores, strict=True):

@@ -48,6 +48,13 @@ def resample(cells: list[Cell], *, seed: int = 0, count: int = RESAMPLES) -> Res
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
+def same_seeds(mine: list[Cell], its: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells of both whose seed the other has, too, in the same order."""
+    a, b = ({cell.seed: cell for cell in cells} for cells in (mine, its))
+    common = [seed for seed in a if seed in b]
+    return [a[seed] for seed in common], [b[seed] for seed in common]
+
+
 def mean_scores(cells: list[Cell]) -> dict[str, float]:
     """Mean of each metric over seeds."""
     each = [cell.scores() for cell in cells]

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from msip.crops import sample_key, sample_rng
 from msip.errors import RunError
+from pad.config import Precision
 from pad.data import epoch_order
 from pad.evaluation.data import DetectionItem, SegmentationItem
 from pad.evaluation.encoder import TaskModel, parameter_groups
+from pad.processes import uses_bf16
 from pad.step import seed_step
 
 CHECK_EVERY = 50
@@ -38,6 +40,8 @@ class Recipe:
         lr: peak learning rate of the head; the encoder's falls by ``layer_decay`` per block.
         warmup_steps: of a linear warm-up, at most a tenth of the run.
         schedule: ``poly``: linearly to 0; ``step``: a tenth after 8 and again after 11 twelfths.
+        precision: of forward passes, see ``pad.processes.uses_bf16``.
+        decoder_channels: width of UPerNet; the encoder's, as in the reference, if None.
     """
 
     image_size: int
@@ -50,10 +54,16 @@ class Recipe:
     warmup_steps: int
     schedule: Literal["poly", "step"]
     steps: int | None = None
+    precision: Precision = "auto"
+    decoder_channels: int | None = None
 
     def steps_for(self, images: int) -> int:
         """Optimizer steps of a run over ``images``."""
         return self.steps or max(1, round(self.epochs * images / self.batch_size))
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of forward passes, in training and in prediction."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self.precision, device))
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0."""
@@ -159,7 +169,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step, steps) * group["lr_scale"]
         seed_step(seed, step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with recipe.autocast(device):
             loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

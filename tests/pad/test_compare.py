@@ -153,22 +153,32 @@ def test_a_part_is_run_and_the_report_keeps_the_rest(compared, tmp_path):
         Comparison.read(root / "c.yaml"), root, tmp_path / "c", runs=root / "c/runs", device="cpu", say=said.append
     )
     found = part.run(only=("squares",), contestants=("none",), finished=lambda results: write_report(part, results))
-    assert {task: list(cells) for task, cells in found.items()} == {
-        "squares": ["none", "frozen"],
-        "boxes": ["none", "pad"],
-        "sides": ["frozen", "pad"],
-        "patches": ["none", "frozen", "pad"],
+    assert {task: {who: [c.seed for c in cells] for who, cells in of.items()} for task, of in found.items()} == {
+        "squares": {"none": [0, 1], "frozen": [0, 1], "pad": [0]},
+        "boxes": {"none": [0], "pad": [0]},
+        "sides": {"none": [1], "frozen": [0, 1], "pad": [0, 1]},
+        "patches": {"none": [0], "frozen": [0], "pad": [0]},
     }
     assert not any("seed" in text for text in said)
     text = (tmp_path / "c/results.md").read_text()
-    assert text.count("| frozen |") == 3 and text.count("| pad |") == 3
+    assert text.count("| frozen |") == 3 and text.count("| pad |") == 4
+    one, whole = found["squares"], compared[1]["squares"]
+    gap = next(line.gap for line in lines_of({"squares": one}, "none") if line.contestant == "pad")
+    scores = [whole[who][0].scores()["mIoU"] for who in ("pad", "none")]
+    assert gap.value == pytest.approx(scores[0] - scores[1])  # over the seed that both have
+    part.run(only=("sides",), seeds=(1,))
+    assert not (tmp_path / "c/cells/none/sides/seed-0.json").exists()
     assert text.count("## ") == 1 + len(FILE["tasks"]) and "4 | 0 | 0.0 %" in text
     part.run(finished=lambda results: write_report(part, results))
     again = (tmp_path / "c/results.csv").read_text().splitlines()
     before = (root / "c/results.csv").read_text().splitlines()
     scores = [[row.rsplit(",", 3)[0] for row in rows] for rows in (again, before)]
     assert scores[0] == scores[1] and len(again) == 1 + len(lines)
-    for wrong, message in (({"only": ("poses",)}, "no task 'poses'"), ({"contestants": ("x",)}, "no contestant 'x'")):
+    for wrong, message in (
+        ({"only": ("poses",)}, "no task 'poses'"),
+        ({"contestants": ("x",)}, "no contestant 'x'"),
+        ({"seeds": (7,)}, "no seed 7"),
+    ):
         with pytest.raises(EvaluationError, match=message):
             part.run(**wrong)
 

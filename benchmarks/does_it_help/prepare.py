@@ -18,11 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from msip.curation.near import near_duplicates
 from msip.pipeline import build
 from pad.evaluation.detection_sets import held_out_dates, list_detection
 
+TILE = 64
+TARGET_MARGIN = 12
+"""Between the middle of a tile's target and the tile's edge, in pixels, unless the image ends there."""
 DAY = re.compile(r"img_(20[0-9]{6})_")
 """In the names of the buffalo set."""
 
@@ -133,6 +138,38 @@ def sirst(places: Places) -> None:
         shutil.rmtree(raw)
 
 
+def sirst_tiles(places: Places) -> None:
+    """Tiles of 64 x 64 px of SIRST-V2: one a target, which lies anywhere in it, and one a drawn place of each image.
+
+    Half of its targets have no more than 20 of the 300,000 pixels of an image: made 128 px as a whole, they vanish.
+    Where tiles lie depends on the image's name alone.
+    """
+    with whole(places.work / "sirst-tiles") as to:
+        if to is None:
+            return
+        for path in sorted((places.work / "sirst").glob("*/images/*.png")):
+            split = path.parts[-3]
+            image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            mask = cv2.imread(str(path.parents[1] / "masks" / path.name), cv2.IMREAD_GRAYSCALE)
+            for number, (top, left) in enumerate(_tile_places(mask, path.stem)):
+                for kind, pixels in (("images", image), ("masks", mask)):
+                    name = to / split / kind / f"{path.stem}_{number}.png"
+                    name.parent.mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(name), pixels[top : top + TILE, left : left + TILE])
+
+
+def _tile_places(mask: NDArray[np.uint8], name: str) -> list[tuple[int, int]]:
+    """Top and left of a tile around each target's middle, then of one drawn anywhere."""
+    rng = np.random.default_rng(list(name.encode()))
+    rows, columns = mask.shape[0] - TILE, mask.shape[1] - TILE
+    _, _, _, middles = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
+    places = []
+    for x, y in middles[1:]:
+        up, along = rng.integers(TARGET_MARGIN, TILE - TARGET_MARGIN, 2)
+        places.append((int(np.clip(y - up, 0, rows)), int(np.clip(x - along, 0, columns))))
+    return [*places, (int(rng.integers(rows + 1)), int(rng.integers(columns + 1)))]
+
+
 def hit_uav(places: Places) -> None:
     """HIT-UAV's three COCO files with images and boxes halved to 320 x 256; its reader splits by capture date."""
     with whole(places.work / "hit-uav") as to:
@@ -229,7 +266,7 @@ def _leave_out_test_images(places: Places, folder: Path) -> None:
 def prepare(places: Places, per_class: int) -> None:
     """Make what is missing; a folder is there whole or not at all."""
     places.work.mkdir(parents=True, exist_ok=True)
-    for step in (buffalo, sirst, hit_uav, small_sets, infrared):
+    for step in (buffalo, sirst, sirst_tiles, hit_uav, small_sets, infrared):
         print(f"preparing: {step.__name__}", flush=True)
         step(places)
     print("preparing: rgb", flush=True)

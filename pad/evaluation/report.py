@@ -133,8 +133,9 @@ def plot(lines: list[Line], baseline: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    lines = [line for line in lines if line.gap is not None]
     panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
-    names = list(dict.fromkeys(line.contestant for line in lines if line.contestant != baseline))
+    names = list(dict.fromkeys(line.contestant for line in lines))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     size = (4.2 * columns + 1, (0.32 * max(2, len(names)) + 1) * rows)

@@ -91,7 +91,7 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
     text += [
         f"Mean ± standard deviation over seeds, in percent; in brackets the difference to `{work.file.baseline}` with "
         f"its {LEVEL} % interval (paired bootstrap over seeds and test images, {RESAMPLES} resamples); bold where the "
-        "interval leaves 0 out.",
+        "interval leaves 0 out. With a single seed it is of the test images alone, and nothing is bold.",
         "",
         "## Near-duplicates between train and test",
         "",
@@ -152,10 +152,11 @@ def plot(lines: list[Line], baseline: str) -> bytes:
         for line in lines:
             if line.gap is not None and (line.task, line.metric) == (task, metric):
                 at, gap = names.index(line.contestant), line.gap
-                axis.plot([gap.low, gap.high], [at, at], color="tab:blue", linewidth=2)
-                axis.plot(gap.value, at, "o", color="tab:blue", markersize=4)
+                colour = "tab:blue" if gap.seeds > 1 else "0.6"
+                axis.plot([gap.low, gap.high], [at, at], color=colour, linewidth=2)
+                axis.plot(gap.value, at, "o", color=colour, markersize=4)
     axes[0, 0].invert_yaxis()
-    figure.supxlabel(f"percentage points above {baseline}, {LEVEL} % interval", fontsize=9)
+    figure.supxlabel(f"percentage points above {baseline}, {LEVEL} % interval; grey: a single seed", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -17,16 +17,20 @@ Resampled: TypeAlias = "dict[str, NDArray[np.float64]]"
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two contestants, in percentage points: of their means over seeds, and where 95 % of the resamples lie."""
+    """Of two contestants, in percentage points: of their means over seeds, and where 95 % of the resamples lie.
+
+    ``seeds``: how many they have in common. The interval of a single one is of the test images alone.
+    """
 
     value: float
     low: float
     high: float
+    seeds: int
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves 0 out, other seeds considered: a single one says nothing about them."""
+        return self.seeds > 1 and (self.low > 0 or self.high < 0)
 
 
 def resample(cells: list[Cell], *, seed: int = 0, count: int = RESAMPLES) -> Resampled:
@@ -64,7 +68,7 @@ def mean_scores(cells: list[Cell]) -> dict[str, float]:
 def difference(mine: list[Cell], its: list[Cell], drawn: tuple[Resampled, Resampled], metric: str) -> Difference:
     """``mine`` minus ``its`` by a metric; ``drawn``: what ``resample`` gave for each, over the same seeds."""
     low, high = interval(drawn[0][metric] - drawn[1][metric])
-    return Difference(mean_scores(mine)[metric] - mean_scores(its)[metric], low, high)
+    return Difference(mean_scores(mine)[metric] - mean_scores(its)[metric], low, high, len(mine))
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:

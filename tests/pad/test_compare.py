@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -241,6 +242,21 @@ def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared)
     assert np.percentile(drawn, 1) <= mean <= np.percentile(drawn, 99)
     same = lines_of({"t": {"a": cells, "b": cells}}, "a")[-1]
     assert (same.gap.low, same.gap.value, same.gap.high) == (0, 0, 0) and not same.gap.real
+
+
+def test_a_single_seed_is_never_called_a_real_difference(compared):
+    _, results, _ = compared
+    probe = results["sides"]
+    perfect = [
+        replace(c, evidence={n: replace(e, right=e.right | True) for n, e in c.evidence.items()}) for c in probe["pad"]
+    ]
+    wrong = [
+        replace(c, evidence={n: replace(e, right=e.right & False) for n, e in c.evidence.items()})
+        for c in probe["none"]
+    ]
+    for count, real in ((1, False), (2, True)):
+        gap = lines_of({"sides": {"none": wrong, "pad": perfect[:count]}}, "none")[-1].gap
+        assert (gap.value, gap.low, gap.seeds, gap.real) == (100, 100, count, real)
 
 
 def test_threads_do_not_change_a_cell(compared, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -91,8 +92,9 @@ def _fetch(name: str, options: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # whatever the download layers raise
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = shorten(first, 160, placeholder=" ...")
         raise WeightsError(
-            f"the weights timm:{name} cannot be fetched ({first[:160]}); give --init FILE, or --init random."
+            f"the weights timm:{name} cannot be fetched ({reason}); give --init FILE, or --init random."
         ) from error
 
 

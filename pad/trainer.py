@@ -29,10 +29,10 @@ from pad.cost import Estimate, Speed
 from pad.data import EpochSampler, PretrainDataset, make_loader, start_reading
 from pad.memory import is_out_of_memory, memory_ran_out
 from pad.monitor import Clock, Monitor, Panels, memory_bytes
+from pad.non_finite import NON_FINITE, StepFacts, find_non_finite
 from pad.paradigms import scales_frozen_at
 from pad.parallel import Alone, Replicated, Sharded
 from pad.processes import Ranks, Stop
-from pad.replay import NON_FINITE, StepFacts, find_non_finite
 from pad.step import Step, lr_at, schedule
 from pad.watch import Watch
 

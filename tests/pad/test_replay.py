@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from msip.errors import RunError
 from pad.bottleneck import Adapter
+from pad.non_finite import Finding, StepFacts, _passes, _watched_pass
 from pad.parallel import Alone
-from pad.replay import Finding, StepFacts, _passes, _watched_pass, replay
+from pad.replay import replay
 from pad.step import Step
 
 

@@ -1,0 +1,167 @@
+"""A step whose loss or gradient is not finite: what makes it again, and the layer where that began."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from msip.errors import RunError
+from pad.config import Plan, PretrainConfig
+from pad.data import PretrainDataset, epoch_order
+from pad.parallel import Alone
+from pad.step import Step
+
+NON_FINITE = "non-finite.json"
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What, with the checkpoint before it, makes one step again; images, crops, masks and dropout follow from it.
+
+    Attributes:
+        step, epoch: from 0; ``steps``, ``steps_per_epoch``: of the run.
+        seed: of the run.
+        batch_size: images of one pass.
+        image_ids: of the step, in order; passes of all processes one after another.
+    """
+
+    step: int
+    epoch: int
+    steps: int
+    steps_per_epoch: int
+    seed: int
+    batch_size: int
+    image_ids: list[str]
+
+    @classmethod
+    def of(cls, dataset: PretrainDataset, config: PretrainConfig, plan: Plan, step: int, world: int) -> StepFacts:
+        """The facts of step ``step`` of a run on ``world`` processes."""
+        epoch, place = divmod(step, plan.steps_per_epoch)
+        first = place * plan.effective_batch
+        rows = epoch_order(len(dataset), config.seed, epoch)[first : first + plan.effective_batch]
+        ids = [dataset.index.image_id(int(row)) for row in rows]
+        return cls(step, epoch, plan.steps, plan.steps_per_epoch, config.seed, plan.batch_size, ids)
+
+    @classmethod
+    def read(cls, run: Path) -> StepFacts:
+        """From RUN/non-finite.json. Raises ``RunError`` where there is none."""
+        try:
+            return cls(**json.loads((run / NON_FINITE).read_text()))
+        except FileNotFoundError:
+            raise RunError(f"{run} holds no {NON_FINITE}: no step of it had to be called off.") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{run / NON_FINITE} cannot be read ({error}); run the training again.") from None
+
+    def as_json(self) -> dict[str, Any]:
+        """For RUN/non-finite.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a step stops being finite.
+
+    Attributes:
+        kind: ``output`` of a module, ``loss``, ``gradient`` at the output of a module, gradient of a ``parameter``, or
+            ``nothing``.
+        name: of the module or parameter.
+        number, passes: in which of the step's passes, from 1.
+        image_ids: of that pass.
+    """
+
+    kind: str
+    name: str = ""
+    number: int = 0
+    passes: int = 0
+    image_ids: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """For the person who has to find the cause."""
+        where = {
+            "output": f"the output of {self.name} is the first that is not finite",
+            "loss": "every layer's output is finite, the loss is not",
+            "gradient": f"all outputs are finite; going back, the gradient that reaches the output of {self.name} is "
+            "the first that is not, so what follows it overflows",
+            "parameter": f"all outputs and their gradients are finite, the gradient of {self.name} is not",
+            "nothing": "taken again, not compiled, all of it is finite: a fault of the device, or of a compiled kernel",
+        }[self.kind]
+        return f"{where} (pass {self.number} of {self.passes})." if self.number else f"{where}."
+
+
+def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts) -> Finding:
+    """Take a step again in this process, plainly; the weights stay as they are, gradients are dropped."""
+    method = on_device.method
+    single = Step(Alone(method, on_device.parallel.optimizer, on_device.device), seed=facts.seed, bf16=on_device.bf16)
+    method.train()
+    method.begin_step(facts.step / facts.steps_per_epoch, facts.steps / facts.steps_per_epoch)
+    passes = list(_passes(dataset, facts))
+    seen = facts.step * len(facts.image_ids)
+    try:
+        for number, rows in enumerate(passes, 1):
+            single.parallel.zero_grad()
+            kind, name = _watched_pass(single, dataset, facts.epoch, rows, seen)
+            seen += len(rows)
+            if kind:
+                ids = tuple(dataset.index.image_id(row) for row in rows)
+                return Finding(kind, name, number, len(passes), ids)
+    finally:
+        single.parallel.zero_grad()
+    return Finding("nothing")
+
+
+def _passes(dataset: PretrainDataset, facts: StepFacts) -> Iterator[list[int]]:
+    first = facts.step % facts.steps_per_epoch * len(facts.image_ids)
+    rows = epoch_order(len(dataset), facts.seed, facts.epoch)[first : first + len(facts.image_ids)]
+    for start in range(0, len(rows), facts.batch_size):
+        yield [int(row) for row in rows[start : start + facts.batch_size]]
+
+
+def _watched_pass(single: Step, dataset: PretrainDataset, epoch: int, rows: list[int], seen: int) -> tuple[str, str]:
+    """(kind, name) of what is not finite first in one pass, ("", "") if all is."""
+    outputs: list[str] = []
+    gradients: list[str] = []
+    with _watching(single.method, outputs, gradients):
+        loss = single.backward(default_collate([dataset[epoch, row] for row in rows]), seen)
+    if outputs:
+        return "output", outputs[0]
+    if not loss.isfinite():
+        return "loss", ""
+    if gradients:
+        return "gradient", gradients[0]
+    odd = (n for n, p in single.method.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+    name = next(odd, "")
+    return ("parameter", name) if name else ("", "")
+
+
+@contextmanager
+def _watching(method: nn.Module, outputs: list[str], gradients: list[str]) -> Iterator[None]:
+    """Inside, modules whose output, and outputs whose gradient, is not finite are noted in the order they are made."""
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        del module, inputs
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                continue
+            if not tensor.isfinite().all():
+                outputs.append(name)
+            if tensor.requires_grad:
+                tensor.register_hook(partial(look_back, name))
+
+    def look_back(name: str, gradient: Tensor) -> None:
+        if not gradient.isfinite().all():
+            gradients.append(name)
+
+    hooks = [module.register_forward_hook(partial(look, name)) for name, module in method.named_modules() if name]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from limits import machine, matmul_rate
+from realdata import REALDATA
 from train_step import PAIRS, Contest
 
 from msip import build
@@ -42,7 +42,6 @@ from pad.methods.patches import NoiseSampler
 from pad.monitor import read_metrics
 from pad.pretrain import pretrain
 
-REALDATA = Path(os.environ.get("MSIP_REALDATA", Path(__file__).resolve().parents[1] / "../shared/realdata")).resolve()
 MODELS = {
     "cuda": ["vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"],
     "cpu": ["vit_tiny_patch16_224"],

@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
+from realdata import REALDATA
 
 from msip.sources import load_corpus, load_source
 
 HERE = Path(__file__).resolve().parents[1]
-REALDATA = Path(os.environ.get("MSIP_REALDATA", HERE / "../shared/realdata")).resolve()
 FACTS = Path(os.environ.get("MSIP_FACTS", HERE / "../shared/facts")).resolve()
 STRIDE = 10
 DARK = 96

@@ -33,6 +33,8 @@ from torchvision.transforms import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from realdata import REALDATA
+
 from msip import build
 from msip.crops import RoiCrop
 from msip.manifest import Manifest
@@ -40,7 +42,6 @@ from msip.resize import resize, warm_up
 from msip.shards import shard
 from pad.data import INFRARED_MEAN, INFRARED_STD, ImageIndex, PretrainDataset, normalise, open_data, write_index
 
-REALDATA = Path(os.environ.get("MSIP_REALDATA", Path(__file__).resolve().parents[1] / "../shared/realdata")).resolve()
 GROUPS = {
     "SCUT (324x256 JPEG)": "msip_sources/SCUT FIR Pedestrian Dataset",
     "HIT-UAV (640x512 JPEG)": "downstream/det_hituav/images",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,11 +20,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from realdata import REALDATA
 from selective_search import print_machine
 
 from msip.proposals import PROPOSALS
 
-REALDATA = Path(os.environ.get("MSIP_REALDATA", Path(__file__).resolve().parents[1] / "../shared/realdata")).resolve()
 Labelled = tuple[Path, np.ndarray]
 
 

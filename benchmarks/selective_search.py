@@ -25,10 +25,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import selectivesearch
+from realdata import REALDATA
 
 from msip.rois import regions, segment, selective_search, warm_up
 
-REALDATA = Path(os.environ.get("MSIP_REALDATA", Path(__file__).resolve().parents[1] / "../shared/realdata")).resolve()
 GROUPS = {
     "SCUT (324x256)": "msip_sources/SCUT FIR Pedestrian Dataset",
     "LSOTB-TIR (473x356)": "msip_sources/LSOTB-TIR_TrainingData",

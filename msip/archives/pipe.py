@@ -24,6 +24,9 @@ MEMORY = 3 << 30
 """Bytes of address space that a child may ask for."""
 
 
+_ANY_RATIO = 1 << 62  # packed bytes: the ratio is checked on the listing, here only the total counts
+
+
 class Pipe(io.RawIOBase):
     """What a child writes, counted; silence, a bad exit and a message on standard error become an ``ArchiveError``."""
 
@@ -64,11 +67,8 @@ class Pipe(io.RawIOBase):
             data, self._rest = self._rest[:size], self._rest[size:]
         else:
             data = self._receive(size)
-        self.meter.unpacked(len(data), self.meter_packed)
+        self.meter.unpacked(len(data), _ANY_RATIO)
         return data
-
-    meter_packed = 1 << 62
-    """The ratio is checked on the listing; here only the total counts."""
 
     def _receive(self, size: int) -> bytes:
         out, err = self.process.stdout, self.process.stderr

@@ -5,16 +5,26 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from msip.files import human_bytes, write_bytes
 from pad.evaluation.cells import Cell, mean_and_std
 from pad.evaluation.comparison import Comparing, Results
-from pad.evaluation.statistics import LEVEL, RESAMPLES, Difference, difference, interval, resample, same_seeds
+from pad.evaluation.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Difference,
+    Resampled,
+    difference,
+    interval,
+    resample,
+    same_seeds,
+)
 
 MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
+_Kept: TypeAlias = "dict[tuple[str, tuple[int, ...]], Resampled]"
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,11 @@ def lines_of(results: Results, baseline: str) -> list[Line]:
     """Every contestant of every task, with its difference to the baseline."""
     lines: list[Line] = []
     for task, contestants in results.items():
+        kept: _Kept = {}
         for name, cells in contestants.items():
-            drawn = resample(cells)
+            drawn = _drawn(kept, name, cells)
             mine, its = same_seeds(cells, contestants.get(baseline, []))
-            pair = (resample(mine), resample(its)) if mine and name != baseline else None
+            pair = (_drawn(kept, name, mine), _drawn(kept, baseline, its)) if mine and name != baseline else None
             for metric in cells[0].scores():
                 mean, std = mean_and_std([cell.scores()[metric] for cell in cells])
                 gap = None
@@ -49,6 +60,14 @@ def lines_of(results: Results, baseline: str) -> list[Line]:
                 low, high = interval(drawn[metric])
                 lines.append(Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells)))
     return lines
+
+
+def _drawn(kept: _Kept, name: str, cells: list[Cell]) -> Resampled:
+    """Resamples of a contestant's cells, made once for the same seeds."""
+    key = name, tuple(cell.seed for cell in cells)
+    if key not in kept:
+        kept[key] = resample(cells)
+    return kept[key]
 
 
 def _cost(cells: list[Cell]) -> dict[str, Any]:

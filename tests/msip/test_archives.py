@@ -18,6 +18,7 @@ from pathlib import Path
 import py7zr
 import pytest
 import rars
+from conftest import missing
 
 from msip.archives import Limits, archive_sets, extract, find_parts, rar_tool
 from msip.errors import ArchiveError, BrokenArchive, OutputError, UnsafeArchive
@@ -189,9 +190,10 @@ def test_split_zip_volumes(zip64, tmp_path):
         extract(last, tmp_path / "to")
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="needs Info-ZIP's zip")
 @pytest.mark.parametrize("options", [[], ["-fz"]], ids=["zip32", "zip64"])
 def test_volumes_that_info_zip_has_written(options, tmp_path):
+    if shutil.which("zip") is None:
+        missing("Info-ZIP's zip")
     for name, data in TREE.items():
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).write_bytes(data)
@@ -219,7 +221,13 @@ RARS = {"4": {"format": "rar29"}, "4, solid": {"format": "rar29", "solid": True}
 RARS["5, solid"] = {"format": "rar50", "solid": True}
 
 
-@pytest.mark.skipif(rar_tool() is None, reason="needs bsdtar (libarchive-tools), unrar or 7zz")
+@pytest.fixture
+def unpacks_rar() -> None:
+    if rar_tool() is None:
+        missing("bsdtar (libarchive-tools), unrar or 7zz")
+
+
+@pytest.mark.usefixtures("unpacks_rar")
 @pytest.mark.parametrize("kind", RARS)
 def test_compressed_rar(kind, tmp_path):
     archive = rar(tmp_path / "in/a.rar", **RARS[kind])
@@ -229,7 +237,7 @@ def test_compressed_rar(kind, tmp_path):
     assert extract(archive, tmp_path / "some", ["*/infrared/*"]).written == 2
 
 
-@pytest.mark.skipif(rar_tool() is None, reason="needs bsdtar (libarchive-tools), unrar or 7zz")
+@pytest.mark.usefixtures("unpacks_rar")
 def test_rar_with_empty_files_of_any_name(tmp_path):
     tree = {"[a]*?.txt": b"", "x/[a]*?.txt": b"full", "a.txt": b"", "b/a.txt": b"also full", "a.txt.jpg": b"longer"}
     extract(rar(tmp_path / "in/a.rar", tree, format="rar50"), tmp_path / "to")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from msip.archives import rar_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,3 +37,17 @@ def realdata() -> Path:
 def golden() -> Path:
     """The folder of the reference code's own numbers."""
     return shared_folder("MSIP_GOLDEN", "../shared/golden")
+
+
+@pytest.fixture
+def info_zip() -> None:
+    """Info-ZIP's zip, which writes volumes."""
+    if shutil.which("zip") is None:
+        missing("Info-ZIP's zip")
+
+
+@pytest.fixture
+def unpacks_rar() -> None:
+    """A tool that unpacks compressed RAR archives."""
+    if rar_tool() is None:
+        missing("bsdtar (libarchive-tools), unrar or 7zz")

@@ -3,7 +3,6 @@
 import io
 import os
 import random
-import shutil
 import signal
 import stat
 import struct
@@ -18,9 +17,8 @@ from pathlib import Path
 import py7zr
 import pytest
 import rars
-from conftest import missing
 
-from msip.archives import Limits, archive_sets, extract, find_parts, rar_tool
+from msip.archives import Limits, archive_sets, extract, find_parts
 from msip.errors import ArchiveError, BrokenArchive, OutputError, UnsafeArchive
 
 RNG = random.Random(0)
@@ -190,10 +188,9 @@ def test_split_zip_volumes(zip64, tmp_path):
         extract(last, tmp_path / "to")
 
 
+@pytest.mark.usefixtures("info_zip")
 @pytest.mark.parametrize("options", [[], ["-fz"]], ids=["zip32", "zip64"])
 def test_volumes_that_info_zip_has_written(options, tmp_path):
-    if shutil.which("zip") is None:
-        missing("Info-ZIP's zip")
     for name, data in TREE.items():
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).write_bytes(data)
@@ -219,12 +216,6 @@ def rar(path: Path, tree=TREE, **options) -> Path:
 
 RARS = {"4": {"format": "rar29"}, "4, solid": {"format": "rar29", "solid": True}, "5": {"format": "rar50"}}
 RARS["5, solid"] = {"format": "rar50", "solid": True}
-
-
-@pytest.fixture
-def unpacks_rar() -> None:
-    if rar_tool() is None:
-        missing("bsdtar (libarchive-tools), unrar or 7zz")
 
 
 @pytest.mark.usefixtures("unpacks_rar")

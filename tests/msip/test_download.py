@@ -287,6 +287,15 @@ def test_any_error_of_one_source_leaves_the_others_alone(server, tmp_path, monke
     assert "a library's own error" in outcomes[2].note
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, although a shell's background job, as this may be, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_transfers_and_the_next_run_goes_on(server, tmp_path):
     Faulty.fault = "drip"
     source = over_http(server)

@@ -36,16 +36,11 @@ def compare(
 ) -> None:
     """Compare contestants on tasks over seeds; what is missing is run, pre-training included, what is there is kept."""
     from pad.evaluation.comparison import Comparing, Comparison
-    from pad.evaluation.report import CSV, MARKDOWN, folder_of, lines_of, table, write_report
+    from pad.evaluation.report import CSV, MARKDOWN, folder_of, run_and_report, table
 
     work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)
-    results = work.run(
-        only=tuple(task or ()),
-        contestants=tuple(contestant or ()),
-        seeds=tuple(seed or ()),
-        finished=lambda found: write_report(work, found),
-    )
-    header, rows = table(lines_of(results, work.file.baseline), work.file.baseline)
+    lines = run_and_report(work, only=tuple(task or ()), contestants=tuple(contestant or ()), seeds=tuple(seed or ()))
+    header, rows = table(lines, work.file.baseline)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
         return

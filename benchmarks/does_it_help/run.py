@@ -20,7 +20,7 @@ from prepare import Places, prepare
 
 from msip.errors import MsipError
 from pad.evaluation.comparison import Comparing, Comparison
-from pad.evaluation.report import write_report
+from pad.evaluation.report import run_and_report
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "docs" / "results"
@@ -62,12 +62,7 @@ def main() -> None:
     out = given.work / "quick" if given.quick else RESULTS
     runs = out / "runs" if given.quick else given.work / "runs"
     work = Comparing(comparison, given.work, out, runs=runs, device=given.device)
-    work.run(
-        only=tuple(given.task),
-        contestants=tuple(given.contestant),
-        seeds=tuple(given.seed),
-        finished=lambda found: write_report(work, found),
-    )
+    run_and_report(work, only=tuple(given.task), contestants=tuple(given.contestant), seeds=tuple(given.seed))
 
 
 if __name__ == "__main__":

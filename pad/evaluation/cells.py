@@ -29,9 +29,9 @@ from pad.evaluation.training import DETECTION, SEGMENTATION, Recipe
 from pad.monitor import memory_bytes
 from pad.pretrain import device_name, versions
 
-VERSION = 1
-"""Raised when the same cell would get other scores."""
 TaskKind = Literal["segmentation", "detection", "probe"]
+VERSIONS: dict[TaskKind, int] = {"segmentation": 1, "detection": 2, "probe": 1}
+"""Raised when the same cell would get other scores."""
 PROBE_SIZE = 224
 OF_RECIPE = ("image_size", "steps", "batch_size", "lr", "precision", "decoder_channels")
 """What a task may say otherwise than its recipe."""
@@ -135,7 +135,7 @@ def asked_key(contestant: Contestant, task: Task, seed: int) -> dict[str, Any]:
     """What decides a cell's scores apart from the data, as JSON values."""
     called, digest = contestant.origin or (contestant.weights, weights_digest(contestant.weights))
     return {
-        "version": VERSION,
+        "version": VERSIONS[task.kind],
         "task": task.kind,
         "label_fraction": task.label_fraction,
         "mode": contestant.mode,

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msip.errors import EvaluationError, RunError
 from msip.files import make_output_folder, write_json
@@ -67,7 +67,7 @@ class Comparison(_Strict):
     pretrain: dict[str, Any] = {}
     runs: dict[str, dict[str, Any]] = {}
     contestants: dict[str, ContestantEntry]
-    tasks: dict[str, TaskEntry]
+    tasks: dict[str, TaskEntry] = Field(min_length=1)
 
     @classmethod
     def read(cls, file: Path) -> Comparison:

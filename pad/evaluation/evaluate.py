@@ -9,7 +9,7 @@ from msip.errors import EvaluationError
 from pad.evaluation.cells import OF_RECIPE, Task
 from pad.evaluation.comparison import Comparing, Comparison, ContestantEntry, TaskEntry
 from pad.evaluation.encoder import MODES, Mode
-from pad.evaluation.report import Line, lines_of, write_report
+from pad.evaluation.report import Line, run_and_report
 from pad.pretrain import tell
 
 
@@ -38,5 +38,4 @@ def evaluate(
     )
     folder = out / f"{Path(weights).name.replace(':', '-')}-{short}" / task.name
     work = Comparing(file, Path(), folder, device=device, say=tell)
-    results = work.run(contestants=modes, finished=lambda found: write_report(work, found))
-    return work, lines_of(results, modes[0])
+    return work, run_and_report(work, contestants=modes)

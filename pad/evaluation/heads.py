@@ -28,6 +28,9 @@ AUXILIARY_CHANNELS = 256
 PYRAMID_CHANNELS = 256
 ANCHORS_AT_1024 = (32, 64, 128, 256, 512)
 MAX_DETECTIONS = 100
+ROIS_AT_1024 = 512
+LEAST_ROIS = 64
+"""Proposals the box head learns from in an image: fewer in a small one, where 512 are far more than it has objects."""
 
 
 def embed_dim(encoder: Any) -> int:
@@ -147,7 +150,8 @@ class DetectionModel(TaskModel):
     Args:
         encoder: of ``prepare_encoder``.
         classes: how many, background not counted.
-        image_size: side of the square input, in pixels; anchors are in proportion to it, 32 to 512 px at 1024.
+        image_size: side of the square input, in pixels; in proportion to it are anchors, 32 to 512 px at 1024, and
+            proposals to learn from, 512 at 1024.
     """
 
     def __init__(self, encoder: nn.Module, classes: int, image_size: int) -> None:
@@ -163,6 +167,7 @@ class DetectionModel(TaskModel):
             image_std=[1.0],
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
             box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
+            box_batch_size_per_image=max(LEAST_ROIS, ROIS_AT_1024 * image_size // 1024),
             box_detections_per_img=MAX_DETECTIONS,
             _skip_resize=True,
         )

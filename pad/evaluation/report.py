@@ -81,6 +81,19 @@ def _cost(cells: list[Cell]) -> dict[str, Any]:
     }
 
 
+def run_and_report(
+    work: Comparing, *, only: tuple[str, ...] = (), contestants: tuple[str, ...] = (), seeds: tuple[int, ...] = ()
+) -> list[Line]:
+    """``Comparing.run``, with the three files written after each task; returns what is in them at the end."""
+    lines: list[Line] = []
+
+    def report(found: Results) -> None:
+        lines[:] = write_report(work, found)
+
+    work.run(only=only, contestants=contestants, seeds=seeds, finished=report)
+    return lines
+
+
 def write_report(work: Comparing, results: Results) -> list[Line]:
     """Write the three files into the comparison's folder; returns what is in them."""
     lines = lines_of(results, work.file.baseline)

@@ -204,6 +204,7 @@ def test_the_command_prints_the_table_and_says_what_is_wrong(compared):
         ({"baseline": "nobody"}, "the baseline 'nobody' is no contestant"),
         ({"contestants": {"none": {"weights": "run:other"}}}, "takes run:other, and no such run"),
         ({"tasks": {"t": {"task": "pose", "data": "x"}}}, "tasks.t.task"),
+        ({"tasks": {}}, "tasks: dictionary should have at least 1 item"),
     ):
         (root / "bad.yaml").write_text(yaml.safe_dump({**FILE, **changed}, sort_keys=False))
         with pytest.raises(EvaluationError, match=message):

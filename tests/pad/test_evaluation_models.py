@@ -105,6 +105,16 @@ def test_detections_are_in_pixels_of_the_image():
         assert guess["boxes"][:, 2].max() > 0.6 * width
 
 
+@pytest.mark.parametrize(("size", "proposals"), [(1024, 512), (256, 128), (64, 64)])
+def test_the_box_head_learns_from_fewer_proposals_in_a_small_input(size, proposals):
+    encoder = prepare_encoder("random:test_vit", "frozen", image_size=64, drop_path=0.0, seed=0)
+    heads = DetectionModel(encoder, 2, size).detector.roi_heads
+    boxes = torch.rand(2000, 2) * size
+    targets = [{"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}]
+    chosen, *_ = heads.select_training_samples([torch.cat([boxes, boxes + 8], 1)], targets)
+    assert len(chosen[0]) == proposals
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_only_what_a_mode_trains_changes(mode):
     encoder = prepare_encoder("random:test_vit", mode, image_size=32, drop_path=0.1, seed=0)

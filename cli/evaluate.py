@@ -65,7 +65,10 @@ def evaluate(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="1e-4")] = None,
     decoder_channels: Annotated[
-        int | None, typer.Option(min=8, help="Width of UPerNet.", show_default="the encoder's")
+        int | None,
+        typer.Option(
+            min=8, help="Width of UPerNet, or of the detector's pyramid.", show_default="the encoder's, detection 256"
+        ),
     ] = None,
     precision: Annotated[
         PrecisionName | None, typer.Option(help="Of forward passes.", show_default="bf16 on a GPU, else fp32")

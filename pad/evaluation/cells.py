@@ -76,8 +76,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
             raise EvaluationError(f"the task is {self.kind!r}; choose one of {', '.join(get_args(TaskKind))}.")
-        if self.decoder_channels is not None and self.kind != "segmentation":
-            raise EvaluationError(f"the task is a {self.kind}; --decoder-channels is for segmentation alone.")
+        if self.decoder_channels is not None and self.kind == "probe":
+            raise EvaluationError("a probe has no decoder; leave --decoder-channels out.")
 
     def recipe(self, contestant: Contestant) -> Recipe:
         """How a contestant is trained on it."""

@@ -46,7 +46,7 @@ def run_detection(
     encoder = prepare_encoder(weights, mode, image_size=size, drop_path=recipe.drop_path, seed=seed)
     channels = in_chans(encoder)
     torch.manual_seed(seed)
-    model = DetectionModel(encoder, len(data.classes), size).to(device)
+    model = DetectionModel(encoder, len(data.classes), size, recipe.decoder_channels).to(device)
     steps = recipe.steps_for(len(train))
 
     def draw(item: DetectionItem, rng: np.random.Generator) -> Sample:

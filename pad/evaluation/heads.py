@@ -102,7 +102,7 @@ def _cross_entropy(scores: Tensor, masks: Tensor) -> Tensor:
 class _Pyramid(nn.Module):
     """ViTDet's simple feature pyramid: strides 4 to 32 of the last block's map, and 64 (arXiv 2203.16527)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, out_channels: int) -> None:
         super().__init__()
         up = nn.ConvTranspose2d
         half, quarter = width // 2, width // 4
@@ -115,10 +115,10 @@ class _Pyramid(nn.Module):
         self.levels = nn.ModuleList(
             nn.Sequential(
                 shape,
-                nn.Conv2d(channels, PYRAMID_CHANNELS, 1, bias=False),
-                LayerNorm2d(PYRAMID_CHANNELS),
-                nn.Conv2d(PYRAMID_CHANNELS, PYRAMID_CHANNELS, 3, padding=1, bias=False),
-                LayerNorm2d(PYRAMID_CHANNELS),
+                nn.Conv2d(channels, out_channels, 1, bias=False),
+                LayerNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                LayerNorm2d(out_channels),
             )
             for shape, channels in shapes
         )
@@ -132,34 +132,42 @@ class _Pyramid(nn.Module):
 class _Backbone(nn.Module):
     """What Faster R-CNN sees: images in, a pyramid out."""
 
-    out_channels = PYRAMID_CHANNELS
-
-    def __init__(self, model: DetectionModel, width: int) -> None:
+    def __init__(self, model: DetectionModel, width: int, out_channels: int) -> None:
         super().__init__()
-        self.pyramid = _Pyramid(width)
+        self.out_channels = out_channels  # torchvision's heads take their width from here
+        self.pyramid = _Pyramid(width, out_channels)
         self.encode = model.last_map  # a method, so that the encoder is not registered twice
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         pyramid: OrderedDict[str, Tensor] = self.pyramid(self.encode(images))
-        return pyramid
+        return OrderedDict((name, level.float()) for name, level in pyramid.items())
+
+
+def _in_fp32(module: nn.Module, given: Any, made: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward hook: what a head predicts, tensors or lists of them, as fp32."""
+    return tuple([part.float() for part in each] if isinstance(each, list) else each.float() for each in made)
 
 
 class DetectionModel(TaskModel):
     """A ViT with ViTDet's pyramid and torchvision's Faster R-CNN; attention is global in every block.
+
+    Boxes are fp32 under autocast, too. torchvision gives anchors, proposals and the boxes to be learnt the type of
+    feature maps and predictions, and bf16 counts by 2 px from 256 px on, by 4 from 512.
 
     Args:
         encoder: of ``prepare_encoder``.
         classes: how many, background not counted.
         image_size: side of the square input, in pixels; in proportion to it are anchors, 32 to 512 px at 1024, and
             proposals to learn from, 512 at 1024.
+        decoder_channels: width of the pyramid; ViTDet's 256 if None.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int, image_size: int) -> None:
+    def __init__(self, encoder: nn.Module, classes: int, image_size: int, decoder_channels: int | None = None) -> None:
         super().__init__(encoder)
         self.layers = [len(blocks_of(encoder)) - 1]
         sizes = tuple((side * image_size / 1024,) for side in ANCHORS_AT_1024)
         self.detector = FasterRCNN(
-            _Backbone(self, embed_dim(encoder)),
+            _Backbone(self, embed_dim(encoder), decoder_channels or PYRAMID_CHANNELS),
             num_classes=classes + 1,
             min_size=image_size,
             max_size=image_size,
@@ -171,6 +179,8 @@ class DetectionModel(TaskModel):
             box_detections_per_img=MAX_DETECTIONS,
             _skip_resize=True,
         )
+        for head in (self.detector.rpn.head, self.detector.roi_heads.box_predictor):
+            head.register_forward_hook(_in_fp32)
 
     def last_map(self, images: Tensor) -> Tensor:
         """(b, D, rows, columns) after the last block."""

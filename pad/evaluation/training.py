@@ -41,7 +41,7 @@ class Recipe:
         warmup_steps: of a linear warm-up, at most a tenth of the run.
         schedule: ``poly``: linearly to 0; ``step``: a tenth after 8 and again after 11 twelfths.
         precision: of forward passes, see ``pad.processes.uses_bf16``.
-        decoder_channels: width of UPerNet; the encoder's, as in the reference, if None.
+        decoder_channels: width of UPerNet, the encoder's if None, or of the detector's pyramid, 256 if None.
     """
 
     image_size: int

@@ -233,6 +233,8 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     assert isinstance(other.exception, EvaluationError) and "another recipe" in str(other.exception)
     wrong = CliRunner().invoke(app, [*common, "--task", "probe", "--mode", "lora"])
     assert isinstance(wrong.exception, EvaluationError) and "a probe takes frozen" in str(wrong.exception)
+    wrong = CliRunner().invoke(app, [*common, "--task", "probe", "--decoder-channels", "64"])
+    assert isinstance(wrong.exception, EvaluationError) and "a probe has no decoder" in str(wrong.exception)
 
 
 def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):

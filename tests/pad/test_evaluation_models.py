@@ -115,6 +115,31 @@ def test_the_box_head_learns_from_fewer_proposals_in_a_small_input(size, proposa
     assert len(chosen[0]) == proposals
 
 
+def test_a_narrow_pyramid_has_fewer_parameters_and_still_finds_boxes():
+    encoder = prepare_encoder("random:test_vit", "frozen", image_size=64, drop_path=0.0, seed=0)
+    wide, narrow = DetectionModel(encoder, 2, 64), DetectionModel(encoder, 2, 64, decoder_channels=16).eval()
+    levels = narrow.detector.backbone(torch.zeros(1, 3, 64, 64))
+    assert {level.shape[1] for level in levels.values()} == {16}
+    assert sum(p.numel() for p in narrow.parameters()) < 0.2 * sum(p.numel() for p in wide.parameters())
+    narrow.detector.roi_heads.score_thresh = 0.0
+    assert len(find(narrow, [np.full((48, 64), 90, np.uint8)], 64, 3)[0]["boxes"])
+
+
+def test_boxes_are_not_rounded_to_bf16():
+    encoder = prepare_encoder("random:test_vit", "frozen", image_size=256, drop_path=0.0, seed=0)
+    model = DetectionModel(encoder, 1, 256, decoder_channels=16)
+    learnt = []
+    model.detector.roi_heads.box_roi_pool.register_forward_hook(lambda module, given, made: learnt.extend(given[1]))
+    target = {"boxes": torch.tensor([[201.3, 190.6, 214.2, 207.9]]), "labels": torch.tensor([1])}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.loss(torch.zeros(1, 3, 256, 256), [target]).isfinite()
+        assert (learnt[0] == target["boxes"]).all(1).any()  # the true box is one of the proposals
+        model.eval().detector.roi_heads.score_thresh = 0.0
+        found = find(model, [np.full((256, 256), 90, np.uint8)], 256, 3)[0]["boxes"]
+    inside = found[(found > 0) & (found < 256)]
+    assert len(inside) and np.mean(torch.from_numpy(inside).bfloat16().float().numpy() == inside) < 0.2
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_only_what_a_mode_trains_changes(mode):
     encoder = prepare_encoder("random:test_vit", mode, image_size=32, drop_path=0.1, seed=0)

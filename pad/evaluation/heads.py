@@ -28,9 +28,15 @@ AUXILIARY_CHANNELS = 256
 PYRAMID_CHANNELS = 256
 ANCHORS_AT_1024 = (32, 64, 128, 256, 512)
 MAX_DETECTIONS = 100
-ROIS_AT_1024 = 512
-LEAST_ROIS = 64
-"""Proposals the box head learns from in an image: fewer in a small one, where 512 are far more than it has objects."""
+PROPOSALS = {
+    "rpn_pre_nms_top_n_train": 2000,
+    "rpn_pre_nms_top_n_test": 1000,
+    "rpn_post_nms_top_n_train": 2000,
+    "rpn_post_nms_top_n_test": 1000,
+    "box_batch_size_per_image": 512,
+}
+"""torchvision's numbers, for photographs at 1024 px: a small input has neither as many objects nor as many places."""
+LEAST_PROPOSALS_AT = 128
 
 
 def embed_dim(encoder: Any) -> int:
@@ -157,14 +163,15 @@ class DetectionModel(TaskModel):
     Args:
         encoder: of ``prepare_encoder``.
         classes: how many, background not counted.
-        image_size: side of the square input, in pixels; in proportion to it are anchors, 32 to 512 px at 1024, and
-            proposals to learn from, 512 at 1024.
+        image_size: side of the square input, in pixels; in proportion to it are anchors, 32 to 512 px at 1024, and,
+            from 128 to 1024 px, the numbers of proposals.
         decoder_channels: width of the pyramid; ViTDet's 256 if None.
     """
 
     def __init__(self, encoder: nn.Module, classes: int, image_size: int, decoder_channels: int | None = None) -> None:
         super().__init__(encoder)
         self.layers = [len(blocks_of(encoder)) - 1]
+        share = min(1024, max(LEAST_PROPOSALS_AT, image_size))
         sizes = tuple((side * image_size / 1024,) for side in ANCHORS_AT_1024)
         self.detector = FasterRCNN(
             _Backbone(self, embed_dim(encoder), decoder_channels or PYRAMID_CHANNELS),
@@ -175,8 +182,8 @@ class DetectionModel(TaskModel):
             image_std=[1.0],
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
             box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
-            box_batch_size_per_image=max(LEAST_ROIS, ROIS_AT_1024 * image_size // 1024),
             box_detections_per_img=MAX_DETECTIONS,
+            **{name: number * share // 1024 for name, number in PROPOSALS.items()},
             _skip_resize=True,
         )
         for head in (self.detector.rpn.head, self.detector.roi_heads.box_predictor):

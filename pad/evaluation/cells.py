@@ -217,6 +217,7 @@ def run_cell(
     label = f"{contestant.name}, {task.name}, seed {seed}"
     begin = time.perf_counter()
     if device.type == "cuda":
+        torch.cuda.init()  # nothing may have touched the GPU yet: statistics of none cannot be reset
         torch.cuda.reset_peak_memory_stats(device)
     evidence, cost, drawn = _compute(contestant, task, data, seed, device, threads, label)
     where = {"peak_memory_bytes": memory_bytes(device), "device": device_name(device)}

@@ -1,5 +1,8 @@
 """Views, sliding windows, probes and modes, each against a simple way to say the same."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -185,3 +188,41 @@ def test_a_patch_has_the_share_of_each_class_that_counts():
     mask[:10, :5], mask[10:, 20:] = 2, IGNORED
     shares = patch_shares(mask, (2, 3), 3).numpy()
     assert shares.tolist() == [[0.5, 0, 0.5], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+IN_A_NEW_PROCESS = """
+import sys
+from pathlib import Path
+from pad.evaluation.cells import Task
+from pad.evaluation.evaluate import evaluate
+data, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+steps = {} if kind == "probe" else {"steps": 2, "batch_size": 2}
+task = Task("plain", kind, data, image_size=64, **steps)
+work, _ = evaluate("random:test_vit", task, ("frozen",), 1, out, device="cuda")
+print(work.device.type)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["segmentation", "detection", "probe"])
+def test_a_gpu_evaluates_in_a_process_that_has_not_used_it_yet(tmp_path, kind):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    image, mask = square(20, 10, 30, 20)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for folder, pixels in (("images", image), ("masks", mask)):
+                path = tmp_path / "data" / split / folder / f"{split}{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+            boxes = tmp_path / "yolo" / "labels" / split / f"{split}{name}.txt"
+            boxes.parent.mkdir(parents=True, exist_ok=True)
+            boxes.write_text("0 0.4375 0.3333 0.375 0.3333\n")
+            picture = tmp_path / "yolo" / "images" / split / f"{split}{name}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(picture), image)
+    (tmp_path / "yolo" / "classes.txt").write_text("square\n")
+    data = tmp_path / ("yolo" if kind == "detection" else "data")
+    run = [sys.executable, "-c", IN_A_NEW_PROCESS, str(data), str(tmp_path / "out"), kind]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.split()[-1] == "cuda", done.stderr[-2000:]

@@ -83,9 +83,10 @@ class BlockCalls:
         plain: Callable[..., Any] = type(block).forward
         if not self.compiled:
             return plain(block, *args, **kwargs)
-        function = self._functions.setdefault(type(block), torch.compile(plain, dynamic=False))
+        if type(block) not in self._functions:  # to ask for it again at each call costs milliseconds
+            self._functions[type(block)] = torch.compile(plain, dynamic=False)
         try:
-            return function(block, *args, **kwargs)
+            return self._functions[type(block)](block, *args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever Dynamo, Inductor, Triton and a C++ compiler raise

@@ -75,6 +75,23 @@ def test_compiled_blocks_give_the_same_gradients_and_leave_no_trace(monkeypatch)
     assert not any("forward" in block.__dict__ for blocks in block_lists(made) for block in blocks)
 
 
+def test_the_compiler_is_asked_once_for_each_kind_of_block(monkeypatch):
+    """To ask at every call took more of the CPU's time than the compiled blocks saved."""
+    asked = []
+
+    def compiler(function, **options):
+        asked.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    made = method().train()
+    with BlockCalls(made, compiled=True, recomputed=False, say=pytest.fail):
+        for _ in range(3):
+            gradients(made)
+    kinds = {type(block).forward for blocks in block_lists(made) for block in blocks}
+    assert len(asked) == len(kinds) and set(asked) == kinds
+
+
 def test_a_compiler_that_fails_is_named_once_and_training_goes_on(monkeypatch):
     def broken(function, **options):
         def call(*args, **kwargs):

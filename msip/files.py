@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -108,6 +109,32 @@ def make_output_folder(path: Path) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     return path
+
+
+@contextlib.contextmanager
+def only_writer(out: Path, lock: Path, what: str) -> Iterator[None]:
+    """Nothing else of this kind writes to ``out`` meanwhile; the lock dies with this process, whatever it started.
+
+    Args:
+        out: what the refusal names.
+        lock: a file that is made, and stays.
+        what: "build", say.
+
+    Raises:
+        OutputError: another process holds the lock. A file system that knows no locks refuses nothing.
+    """
+    with write_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        try:  # not flock: reading processes, forked, would keep its lock for seconds after their parent was killed
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise OutputError(
+                    f"another {what} is writing to {out}; wait for it, or choose another --out."
+                ) from error
+        yield
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -10,7 +10,6 @@ means after a power cut is ``msip.durability``'s.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from msip import radiometry
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
-from msip.files import free_bytes, human_bytes, local_path, make_output_folder, write_errors, write_json
+from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.frames import FrameList, list_folder, list_frames, number
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
@@ -121,7 +120,7 @@ def build(
     if dry_run:
         return report
     make_output_folder(out)
-    with _lock(out), ENGINES[engine](workers) as runner:
+    with only_writer(out, out / ".msip" / "lock", "build"), ENGINES[engine](workers) as runner:
         _refuse_full_disk(report, out)
         if went_down(out):
             ledgers = (_frames_ledger(plan, out).read() for plan in plans)
@@ -257,20 +256,6 @@ def _refuse_full_disk(report: BuildReport, out: Path) -> None:
             f"{out} has {human_bytes(report.free_bytes)} free, about {human_bytes(report.needed_bytes)} are needed; "
             "free space, choose another --out or build fewer sources with --source."
         )
-
-
-@contextlib.contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """One build at a time; the lock dies with its process."""
-    with write_errors(out):
-        (out / ".msip").mkdir(exist_ok=True)
-        file = (out / ".msip" / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise OutputError(f"another build is writing to {out}; wait for it, or choose another --out.") from error
-    with file:
-        yield
 
 
 def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> pa.Table:

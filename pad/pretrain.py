@@ -5,11 +5,13 @@ RUN/
   metrics.jsonl           one line every few steps
   tensorboard/  panels/  loss.png  report.html
   checkpoints/            see pad.checkpoints
+  .lock                   held by the process that trains
   adapter.safetensors     at the end; encoder.safetensors where the trunk trained
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import platform
@@ -30,12 +32,12 @@ from torch.utils.data import default_collate
 import msip
 from msip.crops import RoiCrop
 from msip.errors import RunError
-from msip.files import atomic_path, make_output_folder, refuse_unwritable, write_bytes, write_json
+from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_bytes, write_json
 from msip.manifest import Manifest
 from msip.shards import Shards
 from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
 from pad.bottleneck import PadConfig
-from pad.checkpoints import Checkpoint, newest_checkpoint, restore
+from pad.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
 from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
@@ -58,6 +60,7 @@ from pad.trainer import Trainer
 from pad.weight_files import save_tensors
 
 INDEX = "data.arrow"
+LOCK = ".lock"
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
 METHOD_OPTIONS = (
     *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher"),
@@ -105,11 +108,17 @@ def tell(message: str) -> None:
 
 
 def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> PretrainResult:
-    """Run or continue a pre-training run. Raises ``MsipError`` for anything the user can correct."""
+    """Run or continue a pre-training run, alone in its folder. Raises ``MsipError`` for what the user can correct."""
+    with contextlib.ExitStack() as held:
+        return _pretrain(config, say, held)
+
+
+def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextlib.ExitStack) -> PretrainResult:
     begin = time.perf_counter()
     ranks = Ranks.from_environment()
     if ranks.rank > 0:
         say = _silent
+    seen = list_checkpoints(config.out)
     stored, checkpoint = find_start(config, say)
     if stored:
         config = config.continued(stored["config"])
@@ -122,7 +131,13 @@ def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> Pr
     device = pick_device(config.device, ranks)
     with process_group(ranks, device):
         trainer, parameters = assemble(
-            config, ranks=ranks, device=device, stored=stored, checkpoint=checkpoint, say=say
+            config,
+            ranks=ranks,
+            device=device,
+            stored=stored,
+            checkpoint=checkpoint,
+            claim=lambda: _claim(config.out, seen, held),
+            say=say,
         )
         try:
             stopped = trainer.run()
@@ -169,9 +184,13 @@ def assemble(
     device: torch.device,
     stored: dict[str, Any] | None,
     checkpoint: Checkpoint | None,
+    claim: Callable[[], None],
     say: Callable[[str], None],
 ) -> tuple[Trainer, dict[str, int]]:
-    """Everything between the options and the first step; nothing is written until all of it fits."""
+    """Everything between the options and the first step; nothing is written until all of it fits.
+
+    ``claim`` makes the run's folder and takes it for this process.
+    """
     refuse_unwritable(config.out)  # before anything is downloaded
     manifest = open_data(config.data)
     data = describe_data(manifest, config)
@@ -192,7 +211,7 @@ def assemble(
     parameters = count_parameters(method, optimizer)
     workers = default_workers(device.type, ranks.local_world) if config.workers is None else config.workers
     if ranks.rank == 0:
-        make_output_folder(config.out)
+        claim()
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
     ranks.wait()
@@ -226,6 +245,14 @@ def assemble(
         flops_per_image=flops,
     )
     return trainer, parameters
+
+
+def _claim(run: Path, seen: list[Path], held: contextlib.ExitStack) -> None:
+    """Make a run's folder and lock it. Raises ``MsipError`` if another process writes there, or did since ``seen``."""
+    make_output_folder(run)
+    held.enter_context(only_writer(run, run / LOCK, "pre-training"))
+    if list_checkpoints(run) != seen:
+        raise RunError(f"another process has just written to {run}; run the same command again.")
 
 
 def build_method(

@@ -96,10 +96,6 @@ class NoWaiting:
 def test_no_step_waits_for_the_gpu(data, tmp_path, method, compiled):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    from pad.pretrain import assemble
-    from pad.processes import Ranks
-
     options = config(data, tmp_path / "run", method=method, device="cuda", compile=compiled, workers=1, **OPTIONS)
-    device = torch.device("cuda")
-    trainer, _ = assemble(options, ranks=Ranks(), device=device, stored=None, checkpoint=None, say=print)
+    trainer = trainer_of(options, torch.device("cuda"))
     assert list(steps_under(trainer, NoWaiting)) == [1, 2, 3, 4, 5, 6]

@@ -3,8 +3,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
+import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,13 +18,16 @@ import torch
 import yaml
 from training_runs import SIGKILL, SIGTERM, config, fingerprint, losses, make_manifest, quiet, train, train_and_signal
 
-from msip.errors import RunError
+from msip.errors import OutputError, RunError
+from msip.files import make_output_folder
 from pad.adapters import adapter_state_dict, scale_parameters
 from pad.monitor import Monitor
-from pad.pretrain import assemble
+from pad.pretrain import _claim, assemble
 from pad.processes import Ranks
 from pad.step import Step, lr_at
 from pad.trainer import Trainer
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +43,10 @@ def uninterrupted(data, tmp_path_factory) -> Path:
     return run
 
 
-def trainer_of(options, **ranks) -> Trainer:
-    return assemble(options, ranks=Ranks(**ranks), device=torch.device("cpu"), stored=None, checkpoint=None, say=quiet)[
-        0
-    ]
+def trainer_of(options, device=CPU, **ranks) -> Trainer:
+    claim = partial(make_output_folder, options.out)
+    place = {"device": device, "stored": None, "checkpoint": None}
+    return assemble(options, ranks=Ranks(**ranks), claim=claim, say=quiet, **place)[0]
 
 
 def held(trainer) -> list[torch.Tensor]:
@@ -254,6 +261,25 @@ def test_killed_before_its_export_finishes_on_resume(data, tmp_path, uninterrupt
     assert result.status == "finished"
     assert math.isfinite(result.final_loss)
     assert (run / "adapter.safetensors").read_bytes() == (uninterrupted / "adapter.safetensors").read_bytes()
+
+
+def test_a_second_process_is_kept_out_of_a_run_but_not_by_the_orphans_of_a_killed_one(data, tmp_path):
+    options = config(data, tmp_path / "run", epochs=60, save_every=2, workers=2, resume="auto")
+    child = multiprocessing.get_context("fork").Process(target=train, args=(options,))
+    child.start()
+    while not any(options.out.glob("checkpoints/step-*")):
+        assert child.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(OutputError, match=r"another pre-training is writing to .*/run; wait for it, or"):
+        train(options)
+    os.kill(child.pid, signal.SIGKILL)  # and not its two reading processes
+    child.join()
+    assert train(options).status == "finished"
+
+
+def test_what_another_process_wrote_before_the_lock_is_not_overwritten(uninterrupted):
+    with ExitStack() as stack, pytest.raises(RunError, match="another process has just written"):
+        _claim(uninterrupted, [], stack)
 
 
 def test_existing_run_is_not_touched_without_resume(data, uninterrupted):

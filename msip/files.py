@@ -113,7 +113,7 @@ def make_output_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def only_writer(out: Path, lock: Path, what: str) -> Iterator[None]:
-    """Nothing else of this kind writes to ``out`` meanwhile; the lock dies with this process, whatever it started.
+    """No other process of this kind writes to ``out`` meanwhile; the lock dies with this one, whatever it started.
 
     Args:
         out: what the refusal names.

@@ -8,7 +8,8 @@ WORK is run.py's, with its pre-trainings in WORK/runs. Three questions, each of 
              images), of the image (mean over places), of what is left, its content; msrs at 384 px, hit-uav at 320 px
   patches    average precision of a logistic regression that tells patches in a box from others, on msrs' test images
   detectors  AP50 of a detector on the frozen trunk as it is, and without each place's mean over the training images:
-             1,000 steps of 2 at 256 px, a fifth of msrs' training images held out; five minutes of a core each
+             1,000 steps of 2 at 256 px, a fifth of msrs' training images held out; five minutes of a core each. That
+             mean is of images made square, while the detector sees them jittered and padded: it is near, not exact
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import cv2
@@ -28,11 +28,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from pad.adapters import blocks_of
 from pad.data import normalise
 from pad.evaluation.data import DetectionData, DetectionItem
 from pad.evaluation.detection import run_detection
 from pad.evaluation.detection_sets import read_detection
-from pad.evaluation.encoder import prepare_encoder
+from pad.evaluation.encoder import TaskModel, prepare_encoder
 from pad.evaluation.heads import DetectionModel
 from pad.evaluation.training import DETECTION
 
@@ -43,16 +44,13 @@ IN_A_BOX = 0.3
 
 
 def maps(weights: str, items: tuple[DetectionItem, ...], size: int) -> Tensor:
-    """The last block's tokens before the final norm, (images, patches, D)."""
-    encoder: Any = prepare_encoder(weights, "frozen", image_size=size, drop_path=0.0, seed=0).eval()
+    """The last block's tokens before the final norm, (images, patches, D), of images made square."""
+    encoder = prepare_encoder(weights, "frozen", image_size=size, drop_path=0.0, seed=0)
+    model, last = TaskModel(encoder).eval(), [len(blocks_of(encoder)) - 1]
     parts = []
     for item in items:
         image = torch.from_numpy(cv2.resize(item.image, (size, size), interpolation=cv2.INTER_AREA))
-        with torch.inference_mode():
-            last = encoder.forward_intermediates(
-                normalise(image[None, None], 3), indices=1, intermediates_only=True, norm=False
-            )
-        parts.append(last[0].flatten(2).transpose(1, 2))
+        parts.append(model.features(normalise(image[None, None], 3), last)[0].flatten(2).transpose(1, 2))
     return torch.cat(parts)
 
 
@@ -94,7 +92,7 @@ def detector(weights: str, data: DetectionData, *, centred: bool) -> float:
     recipe = replace(
         DETECTION, image_size=256, steps=1000, batch_size=2, lr=5e-4, decoder_channels=64, precision="bf16"
     )
-    mean = maps(weights, train, recipe.image_size).mean(0).T.unflatten(1, (recipe.image_size // PATCH, -1)).clone()
+    mean = maps(weights, train, recipe.image_size).mean(0).T.unflatten(1, (recipe.image_size // PATCH, -1))
     last_map = DetectionModel.last_map
     with patch.object(DetectionModel, "last_map", lambda model, images: last_map(model, images) - mean * centred):
         found, _, _ = run_detection(

@@ -22,9 +22,9 @@ from pad.evaluation.drawing import draw_detections, draw_masks
 from pad.evaluation.encoder import Mode
 from pad.evaluation.evidence import Evidence, evidence_from_json
 from pad.evaluation.probe import probe_images, probe_patches
-from pad.evaluation.probe_sets import read_probe
+from pad.evaluation.probe_sets import LABELS, read_probe
 from pad.evaluation.segmentation import run_segmentation
-from pad.evaluation.segmentation_sets import read_segmentation
+from pad.evaluation.segmentation_sets import has_masks, read_segmentation
 from pad.evaluation.training import DETECTION, SEGMENTATION, Recipe
 from pad.monitor import memory_bytes
 from pad.pretrain import device_name, versions
@@ -94,8 +94,8 @@ class Task:
             return read_segmentation(self.data)
         if self.kind == "detection":
             return read_detection(self.data)
-        masked = any((self.data / place).is_dir() for place in ("masks", "train/masks", "labels"))
-        return read_segmentation(self.data) if masked else read_probe(self.data)
+        of_classes = (self.data / LABELS).is_file() or not has_masks(self.data)
+        return read_probe(self.data) if of_classes else read_segmentation(self.data)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ left out; decoding and the checks that hold for every set are here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +29,9 @@ IGNORED = 255
 """Mask value of pixels that neither train nor count."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+TEST_FOLDERS = ("test", "val", "valid")
+"""Names of the folder that is scored, the first of them that is there."""
 TEST_SHARE = 5
 """Where a set has no split of its own, one image in so many is test."""
 
@@ -64,7 +69,16 @@ class ProbeItem:
 
 
 Item = TypeVar("Item", SegmentationItem, DetectionItem, ProbeItem)
-Ref = TypeVar("Ref")
+
+
+class _HasImage(Protocol):
+    """A reader's reference to an image and what belongs to it."""
+
+    @property
+    def image(self) -> Path: ...
+
+
+Ref = TypeVar("Ref", bound=_HasImage)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,25 @@ class TaskData(Generic[Item]):
     train: tuple[Item, ...]
     test: tuple[Item, ...]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the names, pixels and labels of both splits, in order: what scores depend on."""
+        state = hashlib.sha256()
+        for split in (self.train, self.test):
+            state.update(f"{len(split)} images".encode())
+            for item in split:
+                for name, value in vars(item).items():
+                    _update(state, name, value)
+        return state.hexdigest()
+
+
+def _update(state: Any, name: str, value: Any) -> None:
+    if isinstance(value, np.ndarray):
+        state.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        state.update(np.ascontiguousarray(value).data)
+    else:
+        state.update(f"{name} {value!r}".encode())
 
 
 SegmentationData: TypeAlias = TaskData[SegmentationItem]
@@ -117,6 +150,13 @@ class Listing(Generic[Ref]):
                 raise EvaluationError(
                     f"{self.root} ({self.layout} layout) has no {split} images; each of train and test needs some."
                 )
+        known = {ref.image.resolve() for ref in self.train}
+        both = [ref.image for ref in self.test if ref.image.resolve() in known]
+        if both:
+            raise EvaluationError(
+                f"{self.root}: {len(both)} of {len(self.test)} test images are training images, too, e.g. {both[0]}; "
+                "take them out of one of the two."
+            )
 
 
 def list_set(
@@ -169,6 +209,8 @@ def read_fourth_channel(path: Path) -> Grey:
 
 def read_mask(path: Path) -> Grey:
     """Class numbers, uint8 (h, w): a palette's indices, a grey value, or the value of three equal channels."""
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise EvaluationError(f"{path} is a JPEG, which changes class numbers; save the masks as PNG.")
     try:
         with Image.open(path) as image:
             values = np.asarray(image)
@@ -176,7 +218,7 @@ def read_mask(path: Path) -> Grey:
         reason = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise EvaluationError(f"{path} cannot be read ({reason}); replace it or take its image out.") from error
     if values.ndim == 3:
-        if (values[..., 0] != values[..., 1]).any():
+        if (values[..., :1] != values[..., 1:3]).any():
             raise EvaluationError(f"{path} holds colours, expected class numbers (one channel or a palette).")
         values = values[..., 0]
     if values.max(initial=0) > IGNORED:

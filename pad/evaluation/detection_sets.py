@@ -15,10 +15,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml
 
-from msip.errors import EvaluationError
+from msip.errors import EvaluationError, RunError
+from pad.config import read_options
 from pad.evaluation.data import (
+    TEST_FOLDERS,
     DetectionData,
     DetectionItem,
     Listing,
@@ -37,6 +38,8 @@ MIN_SIDE_PX = 1e-3
 
 ROUNDING = 1e-3
 """YOLO's numbers may exceed 1 by so much."""
+YOLO_BOX, YOLO_SCORED = 5, 6
+"""Columns of a line of YOLO: class and box, and a score behind them; outlines have more, an odd number."""
 
 
 @dataclass
@@ -68,11 +71,17 @@ def _read_coco(path: Path) -> _Coco:
     try:
         content = json.loads(path.read_text())
         annotations = content["annotations"] if "annotations" in content else content["annotation"]
-        images = [{**image, "file_name": image.get("file_name", image.get("filename"))} for image in content["images"]]
+        images = [
+            {**image, "id": image["id"], "file_name": str(image.get("file_name", image.get("filename")))}
+            for image in content["images"]
+        ]
         categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "it is empty" if path.is_file() and not path.stat().st_size else f"{type(error).__name__}: {error}"
         raise EvaluationError(f"{path} is no COCO file with images, annotations and categories ({reason}).") from error
+    unfit = next((i["id"] for i in images if not isinstance(i["id"], int | str)), None)
+    if unfit is not None:
+        raise EvaluationError(f"{path} has the image id {unfit!r}, expected a number; correct it.")
     if not annotations:
         raise EvaluationError(f"{path} has {len(images)} images and not one box; give the complete annotations.")
     return _Coco(path, images, annotations, categories)
@@ -91,7 +100,7 @@ def _flir(root: Path) -> BoxedListing | None:
 
 def _hit_uav(root: Path) -> BoxedListing | None:
     """Its official split has near-duplicates on both sides: split by capture date, ``DontCare`` boxes ignored."""
-    files = [file for file in _coco_files(root) if DONT_CARE in file.read_text()]
+    files = [file for file in _coco_files(root) if DONT_CARE.encode() in file.read_bytes()]
     if not files:
         return None
     sets = [_read_coco(file) for file in files]
@@ -156,7 +165,8 @@ def _coco(root: Path) -> BoxedListing | None:
 
 
 def _is_of(file: Path, split: str) -> bool:
-    return split in file.stem.lower() or (file.parent.name.lower() == split and file.stem.startswith("_annot"))
+    folder = file.parent.name.lower().replace("valid", "val")
+    return split in file.stem.lower() or (folder == split and file.stem.startswith("_annot"))
 
 
 def _only(files: list[Path], root: Path) -> Path:
@@ -175,7 +185,7 @@ def _coco_files(root: Path) -> list[Path]:
         root,
         root / "annotations",
         root / "normal_json" / "annotations",
-        *(root / s for s in ("train", "val", "test")),
+        *(root / s for s in ("train", *TEST_FOLDERS)),
     )
     found = [file for home in homes for file in sorted(home.glob("*.json"))]
     return [file for file in found if "excerpt" not in file.stem and _may_be_coco(file)]
@@ -183,14 +193,16 @@ def _coco_files(root: Path) -> list[Path]:
 
 def _may_be_coco(file: Path) -> bool:
     """Whether it names images, or is empty, which its reader says."""
-    return not file.stat().st_size or '"images"' in file.read_text()[: 1 << 22]
+    return not file.stat().st_size or b'"images"' in file.read_bytes()[: 1 << 22]
 
 
 def _image_homes(root: Path, file: Path) -> list[Path]:
     """Where the images of a COCO file usually lie."""
     base = file.parent.parent if file.parent.name == "annotations" else file.parent
     split = next((name for name in ("train", "val", "test") if name in file.stem.lower()), "")
-    return [root, file.parent, root / "images", base / split, base / "images" / split, root / "images" / split]
+    named = file.stem.removeprefix("instances_")  # annotations/instances_train2017.json, train2017/
+    folders = [base / split, base / "images" / split, root / "images" / split, base / named, base / "images" / named]
+    return [root, file.parent, root / "images", *folders]
 
 
 def _boxed(part: _Coco, numbers: dict[int, int], homes: list[Path], notes: list[str]) -> list[BoxedImage]:
@@ -199,8 +211,8 @@ def _boxed(part: _Coco, numbers: dict[int, int], homes: list[Path], notes: list[
     for image in part.images:
         if image["id"] in table:
             raise EvaluationError(f"{part.path}: the image id {image['id']} is given twice; make the ids unique.")
-        path = _found(str(image["file_name"]), homes, part.path)
-        table[image["id"]] = BoxedImage(Path(str(image["file_name"])).stem, path)
+        path = _found(image["file_name"], homes, part.path)
+        table[image["id"]] = BoxedImage(Path(image["file_name"]).stem, path)
     left_out: Counter[str] = Counter()
     for annotation in part.annotations:
         corners, category = _coco_box(annotation, part.path)
@@ -228,7 +240,7 @@ def _coco_box(annotation: dict[str, Any], path: Path) -> tuple[tuple[float, floa
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
         category = int(annotation["category_id"])
-        annotation["image_id"]
+        hash(annotation["image_id"])
     except (TypeError, ValueError, KeyError) as error:
         raise EvaluationError(
             f"{path}: the annotation {str(annotation)[:120]} has no image_id, category_id and bbox of four numbers; "
@@ -284,8 +296,8 @@ def _yolo(root: Path) -> BoxedListing | None:
     classes = _yolo_names(root)
     notes: list[str] = []
     for shape in ("{kind}/{split}", "{split}/{kind}"):
-        homes = {split: root / shape.format(kind="images", split=split) for split in ("train", "test", "val")}
-        test = next((split for split in ("test", "val") if homes[split].is_dir()), None)
+        homes = {split: root / shape.format(kind="images", split=split) for split in ("train", *TEST_FOLDERS)}
+        test = next((split for split in TEST_FOLDERS if homes[split].is_dir()), None)
         if homes["train"].is_dir() and test:
             notes.append(f"train and {test} folders")
             first, second = (
@@ -304,8 +316,11 @@ def _yolo_names(root: Path) -> tuple[str, ...]:
     if file.is_file():
         return tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
     for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
-        names = (yaml.safe_load(file.read_text()) or {}).get("names")
-        if names:
+        try:
+            names = read_options(file).get("names")
+        except RunError as error:
+            raise EvaluationError(str(error)) from error
+        if isinstance(names, dict | list) and names:
             return tuple(str(n) for n in (names.values() if isinstance(names, dict) else names))
     raise EvaluationError(
         f"{root} does not name its classes; write classes.txt, one name a line, in the labels' order."
@@ -315,28 +330,45 @@ def _yolo_names(root: Path) -> tuple[str, ...]:
 def _yolo_folder(images: Path, labels: Path, classes: tuple[str, ...], notes: list[str]) -> list[BoxedImage]:
     files = {path.stem: path for path in sorted(labels.glob("*.txt"))}
     refs = []
-    missing = 0
+    missing = outlines = 0
     for stem, image in sorted(by_stem(images_in(images)).items()):
         ref = BoxedImage(stem, image, relative=True)
         if stem in files:
-            ref.boxes = [
-                _yolo_line(line, files[stem], classes) for line in files[stem].read_text().splitlines() if line.strip()
-            ]
+            rows = [(line, line.split()) for line in _text(files[stem]).splitlines() if line.strip()]
+            ref.boxes = [_yolo_line(line, values, files[stem], classes) for line, values in rows]
+            outlines += sum(len(values) > YOLO_SCORED for _, values in rows)
         else:
             missing += 1
         refs.append(ref)
+    place = f"{images.parent.name}/{images.name}"
     if missing:
-        notes.append(
-            f"{missing} images of {images.parent.name}/{images.name} have no label file: taken as without objects"
-        )
+        notes.append(f"{missing} images of {place} have no label file: taken as without objects")
+    if outlines:
+        notes.append(f"{outlines} outlines of {place} are taken as the boxes around them")
     return refs
 
 
-def _yolo_line(line: str, file: Path, classes: tuple[str, ...]) -> tuple[float, float, float, float, int, bool]:
+def _text(file: Path) -> str:
     try:
-        number, x, y, width, height = line.split()[:5]
-        label, values = int(number), [float(value) for value in (x, y, width, height)]
-        if not all(0 <= value <= 1 + ROUNDING for value in values):  # NaN is not, either
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{file} cannot be read ({error}); it should hold a box a line.") from error
+
+
+def _yolo_line(
+    line: str, columns: list[str], file: Path, classes: tuple[str, ...]
+) -> tuple[float, float, float, float, int, bool]:
+    """A box, one with a score behind it, or an outline (x and y of at least three corners): the box around it."""
+    try:
+        label, values = int(columns[0]), [float(value) for value in columns[1:YOLO_SCORED]]
+        if len(columns) > YOLO_SCORED and len(columns) % 2:
+            corners = np.array(columns[1:], float).reshape(-1, 2)
+            low, high = corners.min(0), corners.max(0)
+            values = [*((low + high) / 2).tolist(), *(high - low).tolist()]
+        elif len(columns) not in (YOLO_BOX, YOLO_SCORED):
+            raise ValueError(line)
+        x, y, width, height = values[:4]
+        if not all(0 <= value <= 1 + ROUNDING for value in (x, y, width, height)):  # NaN is not, either
             raise ValueError(line)
     except ValueError as error:
         raise EvaluationError(
@@ -344,7 +376,7 @@ def _yolo_line(line: str, file: Path, classes: tuple[str, ...]) -> tuple[float, 
         ) from error
     if not 0 <= label < len(classes):
         raise EvaluationError(f"{file} has class {label}, but the set names {len(classes)}, 0 to {len(classes) - 1}.")
-    return values[0], values[1], values[2], values[3], label, False
+    return x, y, width, height, label, False
 
 
 LAYOUTS: dict[str, Callable[[Path], BoxedListing | None]] = {

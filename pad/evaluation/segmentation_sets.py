@@ -16,6 +16,7 @@ import numpy as np
 from msip.errors import EvaluationError
 from pad.evaluation.data import (
     IGNORED,
+    TEST_FOLDERS,
     Grey,
     Listing,
     SegmentationData,
@@ -40,6 +41,8 @@ SCUT_SEG = ("background", "road", "person", "rider", "car", "truck", "fence", "t
 _COPIES = ("(", "~")
 FOREGROUND = 255
 """In a plain set whose masks hold 0 and 255 alone, 255 is the one class beside the background."""
+MOST_UNNAMED = 64
+"""Classes that masks may have without ``classes.txt``: more are grey values, of an image or of blurred edges."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,11 @@ def _split_folders(root: Path, notes: list[str]) -> tuple[Pairs, Pairs] | None:
         def place(split: str, kind: str, shape: str = shape) -> Path:
             return root / shape.format(split=split, kind=kind)
 
-        test = next((name for name in ("test", "val") if place(name, "images").is_dir()), None)
-        if not place("train", "images").is_dir() or test is None:
+        there = [name for name in TEST_FOLDERS if place(name, "images").is_dir()]
+        if not place("train", "images").is_dir() or not there:
             continue
-        unused = " val is not used" if test == "test" and place("val", "images").is_dir() else ""
-        notes.append(f"train and {test} folders;{unused}".removesuffix(";"))
+        test, *unused = there
+        notes.append(f"train and {test} folders" + (f"; {unused[0]} is not used" if unused else ""))
         first, second = (_folder_pairs(place(name, "images"), place(name, "masks")) for name in ("train", test))
         return first, second
     return None
@@ -224,8 +227,19 @@ def list_segmentation(root: Path) -> MaskedListing:
     return list_set(root, LAYOUTS, "segmentation", plain)
 
 
+def has_masks(root: Path) -> bool:
+    """Whether a folder is a segmentation set, complete or not, and none of classes."""
+    try:
+        return root.is_dir() and any(read(root) is not None for read in LAYOUTS.values())
+    except EvaluationError:  # its reader knew the layout, and will say the same again
+        return True
+
+
 def read_segmentation(root: Path) -> SegmentationData:
-    """A segmentation set, decoded and checked: sizes agree, and no mask holds a class that the set does not have."""
+    """A segmentation set, decoded and checked: sizes agree, no mask holds a class that the set does not have.
+
+    Raises ``EvaluationError``, also where no pixel of the test images counts.
+    """
     listing = list_segmentation(root)
     train, test = (decode_all(refs, _decode) for refs in (listing.train, listing.test))
     classes = listing.classes
@@ -233,6 +247,8 @@ def read_segmentation(root: Path) -> SegmentationData:
         train, test, classes = _plain_values(train, test, listing)
     for item in (*train, *test):
         _check_classes(item, classes, listing)
+    if all((item.mask == IGNORED).all() for item in test):
+        raise EvaluationError(f"{root}: the masks of all test images are {IGNORED} everywhere, which is not counted.")
     return SegmentationData(listing.layout, root, classes, train, test, tuple(listing.notes))
 
 
@@ -250,12 +266,12 @@ Items = tuple[SegmentationItem, ...]
 
 
 def _plain_values(train: Items, test: Items, listing: MaskedListing) -> tuple[Items, Items, tuple[str, ...]]:
-    """Masks of 0 and 255 become classes 0 and 1; without classes.txt the largest value says how many there are."""
+    """Masks of 0 and 255 become classes 0 and 1; without classes.txt the values themselves say how many there are."""
     classes, root = listing.classes, listing.root
-    values = np.unique(np.concatenate([np.unique(item.mask) for item in (*train, *test)]))
-    if not values.any():
-        raise EvaluationError(f"{root}: all masks are 0 everywhere; nothing can be learnt from them.")
-    if set(values.tolist()) == {0, FOREGROUND}:
+    values = np.unique(np.concatenate([np.unique(item.mask) for item in (*train, *test)])).tolist()
+    if len(values) == 1:
+        raise EvaluationError(f"{root}: all masks are {values[0]} everywhere; nothing can be learnt from them.")
+    if values == [0, FOREGROUND]:
         if len(classes) not in (0, 2):
             raise EvaluationError(
                 f"{root}: its masks hold 0 and 255, which are two classes, but classes.txt names {len(classes)}."
@@ -266,8 +282,18 @@ def _plain_values(train: Items, test: Items, listing: MaskedListing) -> tuple[It
             for items in (train, test)
         )
         return train, test, classes or ("background", "foreground")
-    highest = int(values[values != IGNORED].max(initial=0))
-    return train, test, classes or ("background", *(f"class {n}" for n in range(1, highest + 1)))
+    numbers = [value for value in values if value != IGNORED]
+    if len(classes) == 1 or (not classes and len(numbers) == 1):
+        raise EvaluationError(f"{root}: there is one class; segmentation tells at least two apart.")
+    gaps = numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+    if not classes and (gaps or len(numbers) > MOST_UNNAMED):
+        shown = ", ".join(map(str, numbers[:6])) + (" ..." if len(numbers) > 6 else "")
+        raise EvaluationError(
+            f"{root}: its masks hold {len(numbers)} values ({shown}), expected class numbers 0, 1, 2 ..., or 0 and "
+            f"{FOREGROUND} alone; correct them (resized or blurred masks get values in between), or name all classes "
+            "in classes.txt."
+        )
+    return train, test, classes or ("background", *(f"class {n}" for n in range(1, numbers[-1] + 1)))
 
 
 def _check_classes(item: SegmentationItem, classes: tuple[str, ...], listing: MaskedListing) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from msip.errors import EvaluationError
+from pad.evaluation.cells import Task
 from pad.evaluation.data import IGNORED, share
 from pad.evaluation.detection_sets import read_detection
 from pad.evaluation.probe_sets import read_probe
@@ -32,7 +33,9 @@ def lines(path, *text):
 
 def pair(root, name, label=1, images="images", masks="masks"):
     write(root / images / f"{name}.png", picture())
-    write(root / masks / f"{name}.png", picture(label))
+    mask = picture(0)
+    mask[:12] = label
+    write(root / masks / f"{name}.png", mask)
 
 
 def soda(root):
@@ -322,3 +325,168 @@ def test_folders_of_classes(tmp_path):
     shutil.rmtree(tmp_path / "train" / "hot")
     with pytest.raises(EvaluationError, match="'hot' has no training image"):
         read_probe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 128], r"its masks hold 2 values \(0, 128\), expected class numbers"),
+        ([0, 1, 3], r"its masks hold 3 values \(0, 1, 3\)"),
+        (range(256), r"its masks hold 255 values \(0, 1, 2, 3, 4, 5 \.\.\.\)"),
+        ([255], "all masks are 255 everywhere"),
+        ([1], "all masks are 1 everywhere"),
+        ([1, 255], "there is one class"),
+    ],
+)
+def test_masks_without_class_numbers_are_refused_not_counted(tmp_path, values, message):
+    root = plain(tmp_path)
+    for mask in root.rglob("masks/*.png"):
+        write(mask, np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)))
+    with pytest.raises(EvaluationError, match=message):
+        read_segmentation(root)
+
+
+def test_masks_may_skip_classes_that_are_named_but_not_be_jpegs_or_colours(tmp_path):
+    root = plain(tmp_path)
+    for mask in root.rglob("masks/*.png"):
+        write(mask, np.resize(np.array([0, 3], np.uint8), (HEIGHT, WIDTH)))
+    lines(root / "classes.txt", "background", "cat", "dog", "cow")
+    assert len(read_segmentation(root).classes) == 4
+    write(root / "train/masks/b.png", np.dstack([picture(250), picture(0), picture(0)]))  # blue, in OpenCV's order
+    with pytest.raises(EvaluationError, match="holds colours, expected class numbers"):
+        read_segmentation(root)
+    (root / "train/masks/b.png").unlink()
+    write(root / "train/masks/b.jpg", picture(3))
+    with pytest.raises(EvaluationError, match=r"b\.jpg is a JPEG, which changes class numbers"):
+        read_segmentation(root)
+
+
+def test_test_masks_of_ignored_pixels_alone_are_refused(tmp_path):
+    root = plain(tmp_path)
+    lines(root / "classes.txt", "background", "udder")
+    for mask in (root / "test/masks").iterdir():
+        write(mask, picture(IGNORED))
+    with pytest.raises(EvaluationError, match="255 everywhere, which is not counted"):
+        read_segmentation(root)
+
+
+def test_an_image_of_both_splits_is_refused(tmp_path):
+    for name in "abcd":
+        pair(tmp_path / "seg", name)
+        write(tmp_path / "probe" / f"{name}.png", picture())
+    lines(tmp_path / "seg/train.txt", "a", "b", "c")
+    lines(tmp_path / "seg/test.txt", "d", "c")
+    lines(tmp_path / "probe/labels.csv", "file,class,split", "a.png,x,train", "b.png,y,train", "a.png,x,test")
+    for read, folder in ((read_segmentation, "seg"), (read_probe, "probe")):
+        with pytest.raises(EvaluationError, match=r"1 of . test images are training images, too, e\.g\. .*\.png"):
+            read(tmp_path / folder)
+
+
+def test_a_probe_of_masks_is_found_in_every_segmentation_layout(tmp_path):
+    for split in ("train", "test"):
+        pair(tmp_path / "msrs" / split, f"{split}1", images="ir", masks="Segmentation_labels")
+        write(tmp_path / "msrs" / split / "vi" / f"{split}1.png", picture(1))
+    soda(tmp_path / "soda")
+    for root, layout in ((tmp_path / "msrs", "MSRS"), (tmp_path / "soda", "SODA")):
+        assert Task("t", "probe", root).read().layout == layout
+    assert Task("t", "probe", tmp_path / "soda/InfraredSemanticLabel").read().layout == "SODA"
+    for name in "ab":
+        for split in ("train", "val"):
+            write(tmp_path / "classes" / split / name / f"{split}{name}.png", picture())
+    assert Task("t", "probe", tmp_path / "classes").read().layout == "folders of classes"
+
+
+def test_labels_csv_says_its_splits_in_any_case_and_leaves_val_out(tmp_path):
+    for name in "abcde":
+        write(tmp_path / f"{name}.png", picture())
+
+    def rows(*text):
+        lines(tmp_path / "labels.csv", "file,class,split", *text)
+        return read_probe(tmp_path)
+
+    both = ("a.png,x,Train", "b.png,y,training")
+    data = rows(*both, "c.png,x,Val", "d.png,x,TEST", "e.png,y,test")
+    assert [item.name for item in data.train] == ["a", "b"] and [item.name for item in data.test] == ["d", "e"]
+    assert any("train and test; 1 images of val are not used" in note for note in data.notes)
+    assert [item.name for item in rows(*both, "c.png,x,val").test] == ["c"]
+    for row, message in (
+        ("c.png,x,holdout", "line 4: the split is 'holdout'; expected train, val or test"),
+        ("c.png,x,", "line 4: the split is ''"),
+        ("c.png", "line 4: no file or no class"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            rows(*both, row)
+    (tmp_path / "labels.csv").write_bytes("file,class\na.png,é\n".encode("latin-1"))
+    with pytest.raises(EvaluationError, match="write it as CSV in UTF-8"):
+        read_probe(tmp_path)
+
+
+def test_coco_as_roboflow_and_as_coco_itself_lay_it_out(tmp_path):
+    for split in ("train", "valid"):
+        home = tmp_path / "roboflow" / split
+        content = coco(home, split, ids=[1, 2], folder=".")
+        (home / "_annotations.coco.json").write_text(json.dumps(content))
+    data = read_detection(tmp_path / "roboflow")
+    assert [item.name for item in data.test] == ["valid1", "valid2"] and len(data.train) == 2
+    home = tmp_path / "coco"
+    for split in ("train2017", "val2017"):
+        content = coco(home, split, ids=[1, 2], folder=split)
+        (home / "annotations").mkdir(exist_ok=True)
+        (home / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    data = read_detection(home)
+    assert [item.name for item in data.test] == ["val20171", "val20172"] and len(data.train) == 2
+
+
+def test_yolo_outlines_become_the_boxes_around_them_and_valid_is_a_split(tmp_path):
+    root = yolo(tmp_path, "0 .125 .25 .875 .25 .875 .5 .125 .75", "0 0.5 0.5 0.25 0.5 0.9")
+    data = read_detection(root)
+    assert data.train[1].boxes.tolist() == [[4, 6, 28, 18], [12, 6, 20, 18]]
+    assert any("1 outlines of images/train are taken as the boxes around them" in note for note in data.notes)
+    for kind in ("images", "labels"):
+        for split, name in (("train", "train"), ("valid", "val")):
+            shutil.copytree(root / kind / name, root / "other" / split / kind)
+    shutil.copy(root / "classes.txt", root / "other")
+    assert len(read_detection(root / "other").test) == 3
+    for line in ("0 .1 .1 .9 .1 .9 .5 .1", "0 .1 .1 .9 .1 .9 5"):
+        with pytest.raises(EvaluationError, match="expected `class x y width height`"):
+            read_detection(yolo(tmp_path, line))
+
+
+@pytest.mark.parametrize("text", ["names: [a", "[1, 2]", "names: 3", "nc: 1"])
+def test_a_yolo_file_that_names_no_classes_is_one_sentence(tmp_path, text):
+    root = yolo(tmp_path)
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(EvaluationError, match=r"is not YAML|holds a list|does not name its classes"):
+        read_detection(root)
+
+
+def test_coco_files_of_odd_ids_or_bytes_are_one_sentence(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco(tmp_path, split, ids=[7, 3], folder="images")))
+    whole = json.loads((tmp_path / "train.json").read_text())
+    without = [{k: v for k, v in whole["images"][0].items() if k != "id"}]
+    for changed in ({"images": without}, {"images": [{**whole["images"][0], "id": [7]}]}):
+        (tmp_path / "train.json").write_text(json.dumps({**whole, **changed}))
+        with pytest.raises(EvaluationError, match=r"is no COCO file|has the image id \[7\]"):
+            read_detection(tmp_path)
+    (tmp_path / "train.json").write_text(
+        json.dumps({**whole, "annotations": [{**whole["annotations"][0], "image_id": [7]}]})
+    )
+    with pytest.raises(EvaluationError, match="no image_id, category_id and bbox"):
+        read_detection(tmp_path)
+    (tmp_path / "train.json").write_bytes(json.dumps(whole, ensure_ascii=False).encode("utf-16"))
+    with pytest.raises(EvaluationError):
+        read_detection(tmp_path)
+
+
+def test_a_changed_pixel_or_label_is_another_set(tmp_path):
+    root = plain(tmp_path)
+    first, again = (read_segmentation(root).sha256 for _ in range(2))
+    assert first == again
+    write(root / "train/images/b.png", picture(91))
+    second = read_segmentation(root).sha256
+    mask = picture(0)
+    mask[:11] = 1
+    write(root / "test/masks/bb.png", mask)
+    assert len({first, second, read_segmentation(root).sha256}) == 3

@@ -9,13 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msip.errors import EvaluationError
 from pad.data import normalise
 from pad.evaluation.augment import detection_view, whole_view
 from pad.evaluation.data import DetectionData, DetectionItem, Grey
 from pad.evaluation.encoder import Mode, prepare_encoder
 from pad.evaluation.evidence import Matches
-from pad.evaluation.heads import DetectionModel
+from pad.evaluation.heads import LARGEST_STRIDE, DetectionModel
 from pad.evaluation.training import Cost, Recipe, batches, fit
 from pad.step import in_chans
 
@@ -23,8 +22,6 @@ Found = dict[str, NDArray[Any]]
 """``boxes`` (n, 4) corners in pixels of the image, ``scores`` (n,), ``labels`` (n,) from 0."""
 Sample = tuple[Grey, NDArray[np.float32], NDArray[np.int64]]
 TEST_BATCH = 8
-MIN_SIZE = 64
-"""torchvision rounds anchors to pixels: below this input the smallest ones would have no area, and no finite loss."""
 
 
 def run_detection(
@@ -41,9 +38,9 @@ def run_detection(
 ) -> tuple[Matches, Cost, list[Found]]:
     """Train on ``train``, find boxes in the test images: matches, what it cost, and the detections."""
     size = recipe.image_size
-    if size < MIN_SIZE:
-        raise EvaluationError(f"--image-size is {size}; detection needs at least {MIN_SIZE} px.")
-    encoder = prepare_encoder(weights, mode, image_size=size, drop_path=recipe.drop_path, seed=seed)
+    encoder = prepare_encoder(
+        weights, mode, image_size=size, drop_path=recipe.drop_path, seed=seed, multiple=LARGEST_STRIDE
+    )
     channels = in_chans(encoder)
     torch.manual_seed(seed)
     model = DetectionModel(encoder, len(data.classes), size, recipe.decoder_channels).to(device)

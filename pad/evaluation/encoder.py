@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -26,7 +27,9 @@ LORA_RANK = 32
 Groups: TypeAlias = "list[dict[str, Any]]"
 
 
-def prepare_encoder(weights: str, mode: Mode, *, image_size: int, drop_path: float, seed: int) -> nn.Module:
+def prepare_encoder(
+    weights: str, mode: Mode, *, image_size: int, drop_path: float, seed: int, multiple: int = 1
+) -> nn.Module:
     """The encoder at the task's input size, with the adapters or LoRA that its mode trains.
 
     ``full``: all of it trains, adapters included, as the reference fine-tunes. ``adapter``: its adapters alone; an
@@ -38,9 +41,10 @@ def prepare_encoder(weights: str, mode: Mode, *, image_size: int, drop_path: flo
         image_size: side of the square input, in pixels; position embeddings are resampled to it.
         drop_path: stochastic depth of the last block, rising from 0; none where the encoder is frozen.
         seed: of what is drawn at random.
+        multiple: of how many pixels the task's sizes have to be, beside the patches.
 
     Raises:
-        EvaluationError: an unknown mode, or a size that is no multiple of the patches.
+        EvaluationError: an unknown mode, or a size that is no multiple of the patches, or of ``multiple``.
         WeightsError, ModelError: the weights cannot be loaded.
     """
     if mode not in MODES:
@@ -48,7 +52,7 @@ def prepare_encoder(weights: str, mode: Mode, *, image_size: int, drop_path: flo
     torch.manual_seed(seed)
     name = weights.removeprefix(RANDOM)
     encoder = create_encoder(name, init="random")[0] if weights.startswith(RANDOM) else load_encoder(weights)
-    _set_size(encoder, image_size)
+    _set_size(encoder, image_size, multiple)
     if mode == "adapter" and not has_adapters(encoder):
         attach_adapters(encoder)
     if mode == "lora":
@@ -60,12 +64,15 @@ def prepare_encoder(weights: str, mode: Mode, *, image_size: int, drop_path: flo
     return encoder
 
 
-def _set_size(encoder: Any, image_size: int) -> None:
+def _set_size(encoder: Any, image_size: int, multiple: int) -> None:
     patch = patch_size(encoder)[0]
-    if image_size % patch:
+    step = math.lcm(patch, multiple)
+    if image_size % step:
+        below, above = image_size // step * step, (image_size // step + 1) * step
+        also = f" and {multiple} px at once" if multiple > 1 else ""
         raise EvaluationError(
-            f"--image-size {image_size} is no multiple of the encoder's patches, {patch} px; choose "
-            f"{max(1, image_size // patch) * patch} or {(image_size // patch + 1) * patch}."
+            f"--image-size {image_size} is no multiple of the encoder's patches, {patch} px{also}; choose "
+            f"{f'{below} or ' if below else ''}{above}."
         )
     if tuple(encoder.patch_embed.img_size) != (image_size, image_size):
         encoder.set_input_size((image_size, image_size))

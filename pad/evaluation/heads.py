@@ -20,6 +20,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from pad.adapters import blocks_of
+from pad.encoders.tokens import patch_size
 from pad.evaluation.data import IGNORED
 from pad.evaluation.encoder import TaskModel, out_layers
 
@@ -37,6 +38,11 @@ PROPOSALS = {
 }
 """torchvision's numbers, for photographs at 1024 px: a small input has neither as many objects nor as many places."""
 LEAST_PROPOSALS_AT = 128
+MAP_STRIDE = 16
+"""Of the map that the pyramid is made of, in pixels, where patches are not a power of two: ViTDet's."""
+LARGEST_STRIDE = 64
+"""Of the pyramid. torchvision finds a level's stride by division and rounds it to a power of two: inputs that are no
+multiple of this would get anchors, and features for boxes, from other places."""
 
 
 def embed_dim(encoder: Any) -> int:
@@ -163,14 +169,16 @@ class DetectionModel(TaskModel):
     Args:
         encoder: of ``prepare_encoder``.
         classes: how many, background not counted.
-        image_size: side of the square input, in pixels; in proportion to it are anchors, 32 to 512 px at 1024, and,
-            from 128 to 1024 px, the numbers of proposals.
+        image_size: side of the square input, in pixels, a multiple of 64; in proportion to it are anchors, 32 to 512 px
+            at 1024, and, from 128 to 1024 px, the numbers of proposals.
         decoder_channels: width of the pyramid; ViTDet's 256 if None.
     """
 
     def __init__(self, encoder: nn.Module, classes: int, image_size: int, decoder_channels: int | None = None) -> None:
         super().__init__(encoder)
         self.layers = [len(blocks_of(encoder)) - 1]
+        patch = patch_size(encoder)[0]
+        self.map_side = None if patch & (patch - 1) == 0 else image_size // MAP_STRIDE
         share = min(1024, max(LEAST_PROPOSALS_AT, image_size))
         sizes = tuple((side * image_size / 1024,) for side in ANCHORS_AT_1024)
         self.detector = FasterRCNN(
@@ -190,8 +198,11 @@ class DetectionModel(TaskModel):
             head.register_forward_hook(_in_fp32)
 
     def last_map(self, images: Tensor) -> Tensor:
-        """(b, D, rows, columns) after the last block."""
-        return self.features(images, self.layers)[0]
+        """(b, D, rows, columns) after the last block, resampled to a stride of 16 px for patches of e.g. 14."""
+        found = self.features(images, self.layers)[0]
+        if self.map_side is None:
+            return found
+        return F.interpolate(found, size=(self.map_side, self.map_side), mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Detections of each image (b, channels, size, size): ``boxes`` (n, 4), ``scores`` (n,), ``labels`` from 1."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from msip.errors import EvaluationError
 from pad.data import normalise
+from pad.encoders.tokens import grid_size
 from pad.evaluation.augment import PADDING, fitted_scale, segmentation_view, window_starts
 from pad.evaluation.data import Grey, SegmentationData, SegmentationItem
 from pad.evaluation.encoder import Mode, prepare_encoder
@@ -43,6 +44,8 @@ def run_segmentation(
     if recipe.batch_size < 2:
         raise EvaluationError("--batch-size is 1; UPerNet's batch normalisation needs at least 2.")
     encoder = prepare_encoder(weights, mode, image_size=recipe.image_size, drop_path=recipe.drop_path, seed=seed)
+    if min(grid_size(encoder)) < 2:
+        raise EvaluationError(f"--image-size is {recipe.image_size}, one patch; UPerNet needs at least two a side.")
     channels = in_chans(encoder)
     torch.manual_seed(seed)
     model = SegmentationModel(encoder, len(data.classes), recipe.decoder_channels).to(device)

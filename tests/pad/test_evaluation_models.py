@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torchvision.models.detection.image_list import ImageList
 
+from msip.errors import EvaluationError
 from pad.evaluation.augment import detection_view, fitted_scale, segmentation_view, window_starts
 from pad.evaluation.data import IGNORED, DetectionItem, SegmentationItem
 from pad.evaluation.detection import find
@@ -126,6 +128,42 @@ def test_a_narrow_pyramid_has_fewer_parameters_and_still_finds_boxes():
     assert sum(p.numel() for p in narrow.parameters()) < 0.2 * sum(p.numel() for p in wide.parameters())
     narrow.detector.roi_heads.score_thresh = 0.0
     assert len(find(narrow, [np.full((48, 64), 90, np.uint8)], 64, 3)[0]["boxes"])
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 448), ("vit_small_patch14_dinov2", 448)])
+def test_anchors_and_pooled_features_lie_where_the_image_has_them(name, size):
+    encoder = prepare_encoder(f"random:{name}", "frozen", image_size=size, drop_path=0.0, seed=0, multiple=64)
+    detector = DetectionModel(encoder, 1, size, decoder_channels=16).eval().detector
+    with torch.no_grad():
+        maps = detector.backbone(torch.zeros(1, 3, size, size))
+    sides = [level.shape[-1] for level in maps.values()]
+    assert sides == [size // stride for stride in (4, 8, 16, 32, 64)]
+    images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+    anchors = detector.rpn.anchor_generator(images, list(maps.values()))[0]
+    ends = np.cumsum([3 * side**2 for side in sides])
+    for number, (end, side) in enumerate(zip(ends, sides, strict=True)):  # torchvision's lie at the cells' corners
+        last = anchors[end - 1]
+        assert ((last[:2] + last[2:]) / 2).tolist() == [size - size // side] * 2, number
+    ramps = {
+        key: ((torch.arange(side) + 0.5) * size / side).expand(1, 16, side, side).contiguous()
+        for key, side in zip(maps, sides, strict=True)
+    }
+    for left, right in ((380.0, 440.0), (10.0, 30.0)):
+        box = torch.tensor([[left, left, right, right]])
+        pooled = detector.roi_heads.box_roi_pool(ramps, [box], [(size, size)])
+        assert float(pooled.mean()) == pytest.approx((left + right) / 2, abs=2)  # RoIAlign reads half a cell beside it
+
+
+def test_sizes_that_a_task_cannot_have_are_one_sentence_with_ones_that_it_can():
+    for name, size, message in (
+        ("test_vit", 496, "of the encoder's patches, 16 px and 64 px at once; choose 448 or 512"),
+        ("test_vit", 32, "choose 64"),
+        ("vit_small_patch14_dinov2", 1024, "14 px and 64 px at once; choose 896 or 1344"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            prepare_encoder(f"random:{name}", "frozen", image_size=size, drop_path=0.0, seed=0, multiple=64)
+    with pytest.raises(EvaluationError, match="patches, 16 px; choose 96 or 112"):
+        prepare_encoder("random:test_vit", "frozen", image_size=100, drop_path=0.0, seed=0)
 
 
 def test_boxes_are_not_rounded_to_bf16():

@@ -9,7 +9,7 @@ from typing import Any
 from msip.errors import WeightsError
 from pad.adapters import ADAPTER, ADAPTER_FILE, read_record, recorded_config
 from pad.bottleneck import PadConfig
-from pad.checkpoints import STATE, list_checkpoints, newest_checkpoint, read_checkpoint
+from pad.checkpoints import FROZEN, MODEL, STATE, list_checkpoints, newest_checkpoint, read_checkpoint
 from pad.config import read_run
 from pad.weight_files import State, read_weights
 
@@ -39,6 +39,21 @@ def find_weights(path: Path) -> tuple[State, dict[str, str]]:
         )
     options = run_options(run_of(path))
     return checkpoint.model, {name: str(options[name]) for name in ("model", "image_size") if options.get(name)}
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that decide which tensors ``find_weights`` gives, or, of adapters alone, theirs; empty for none."""
+    if path.is_file():
+        return [path]
+    if adapters_alone(path):
+        return [path / ADAPTER_FILE]
+    if (path / ENCODER_FILE).is_file():
+        return [path / ENCODER_FILE]
+    hub = _hub_file(path)
+    if hub:
+        return [hub]
+    steps = [path] if (path / STATE).is_file() else list_checkpoints(path)[:1]
+    return [file for step in steps for file in (step / MODEL, step.parent / FROZEN)]
 
 
 def _hub_file(folder: Path) -> Path | None:

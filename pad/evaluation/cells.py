@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
-from msip.errors import EvaluationError
+from msip.errors import EvaluationError, RunError
 from msip.files import sha256_file, write_bytes
 from pad.config import Precision
+from pad.encoders.load import base_weights_of
+from pad.encoders.stored import adapters_alone, weight_files
 from pad.evaluation.data import DetectionData, ProbeData, SegmentationData, share
 from pad.evaluation.detection import run_detection
 from pad.evaluation.detection_sets import read_detection
@@ -36,7 +38,6 @@ PROBE_SIZE = 224
 OF_RECIPE = ("image_size", "steps", "batch_size", "lr", "precision", "decoder_channels")
 """What a task may say otherwise than its recipe."""
 Data: TypeAlias = "SegmentationData | DetectionData | ProbeData"
-WEIGHT_FILES = ("adapter.safetensors", "encoder.safetensors")
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,17 @@ def asked_key(contestant: Contestant, task: Task, seed: int) -> dict[str, Any]:
 def cell_key(contestant: Contestant, task: Task, data: Data, seed: int) -> dict[str, Any]:
     """What decides a cell's scores, as JSON values."""
     counts = {"train_images": len(data.train), "test_images": len(data.test), "classes": list(data.classes)}
-    return {**asked_key(contestant, task, seed), "layout": data.layout, **counts}
+    of_data = {"layout": data.layout, **counts, "data_sha256": data.sha256}
+    return {**asked_key(contestant, task, seed), **of_data}
 
 
 def weights_digest(weights: str) -> str | None:
-    """Of the files that hold them, None for weights that are no files."""
+    """Of the files that hold them, those under adapters alone, too; None for weights that are no files."""
     path = Path(weights)
-    if path.is_file():
-        return sha256_file(path)
-    found = [sha256_file(path / name) for name in WEIGHT_FILES if (path / name).is_file()]
+    found = [sha256_file(file) for file in weight_files(path) if file.is_file()]
+    base = base_weights_of(path) if found and adapters_alone(path) else None
+    if base is not None:
+        found.append(weights_digest(base) or base)
     return "+".join(found) or None
 
 
@@ -170,7 +173,8 @@ def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
         before, evidence = stored["key"], {n: evidence_from_json(e) for n, e in stored["evidence"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{path} is no result of an evaluation ({error}); move it away.") from error
-    odd = [name for name in key if before.get(name) != key[name] and name != "weights"]
+    named = key["weights_sha256"] is None  # timm's or random weights are known by their name alone
+    odd = [name for name in key if before.get(name) != key[name] and (named or name != "weights")]
     if odd:
         raise EvaluationError(
             f"{path} was computed with another {odd[0]} ({_short(before.get(odd[0]))}, now {_short(key[odd[0]])}); "
@@ -206,10 +210,14 @@ def run_cell(
     path: Path,
     *,
     device: torch.device,
+    draw: bool = False,
     threads: int = 2,
     say: Callable[[str], None] = lambda text: None,
 ) -> Cell:
-    """The cell at ``path``: read if it is there, else computed, written and, for the first seed, drawn."""
+    """The cell at ``path``: read if it is there, else computed, written and, if asked for, drawn.
+
+    Raises ``RunError`` if its loss stops being a number, or the device's memory does not hold it.
+    """
     key = cell_key(contestant, task, data, seed)
     before = read_cell(path, key)
     if before is not None:
@@ -219,10 +227,13 @@ def run_cell(
     if device.type == "cuda":
         torch.cuda.init()  # nothing may have touched the GPU yet: statistics of none cannot be reset
         torch.cuda.reset_peak_memory_stats(device)
-    evidence, cost, drawn = _compute(contestant, task, data, seed, device, threads, label)
+    try:
+        evidence, cost, drawn = _compute(contestant, task, data, seed, device, threads, label)
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"{label}: the device's memory is full; give a smaller batch or image size.") from error
     where = {"peak_memory_bytes": memory_bytes(device), "device": device_name(device)}
     cell = Cell(key, evidence, {**cost, "seconds": round(time.perf_counter() - begin, 2), **where})
-    if drawn is not None and seed == 0:
+    if drawn is not None and draw:
         write_bytes(path.with_suffix(".jpg"), drawn)
     write_cell(path, cell)
     say(f"{label}: " + ", ".join(f"{name} {value:.2f}" for name, value in cell.scores().items()))

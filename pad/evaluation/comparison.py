@@ -1,8 +1,9 @@
 """``msip compare``: contestants x tasks x seeds from one YAML file; what is there is kept, what is missing is run.
 
 OUT/
-  runs/<run>/                               pre-trainings, see pad.pretrain (elsewhere with --runs)
-  cells/<contestant>/<task>/seed-<n>.json   see pad.evaluation.cells; seed-0.jpg: predictions drawn
+  runs/<run>/                               pre-trainings, see pad.pretrain (elsewhere with --runs); origin.txt: of what
+                                            options, and those of the runs before it
+  cells/<contestant>/<task>/seed-<n>.json   see pad.evaluation.cells; beside the first seed's: predictions drawn
   tasks/<task>.json                         near-duplicates between its train and test, what its reader decided
   results.md, results.csv, results.png      over the cells that are there
 """
@@ -14,12 +15,12 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msip.errors import EvaluationError, RunError
-from msip.files import make_output_folder, write_json
+from msip.files import make_output_folder, write_bytes, write_json
 from pad.checkpoints import newest_checkpoint
 from pad.config import Precision, PretrainConfig, read_options
 from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
@@ -30,6 +31,9 @@ from pad.processes import Ranks, pick_device
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
+ORIGIN = "origin.txt"
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -41,28 +45,28 @@ class ContestantEntry(_Strict):
 
     weights: str
     mode: Mode = "full"
-    lr: float | None = None
+    lr: float | None = Field(None, gt=0)
 
 
 class TaskEntry(_Strict):
-    """A task in the file; ``seeds`` where it has fewer than the others."""
+    """A task in the file; ``seeds`` where it has others than the file."""
 
     task: TaskKind
     data: Path
-    image_size: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    label_fraction: float = 1.0
+    image_size: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    label_fraction: float = Field(1.0, gt=0, le=1)
     precision: Precision | None = None
-    decoder_channels: int | None = None
-    seeds: tuple[int, ...] | None = None
+    decoder_channels: int | None = Field(None, ge=8)
+    seeds: Seeds | None = None
 
 
 class Comparison(_Strict):
     """The file. ``pretrain``: options that all ``runs`` share; ``baseline``: whom the others are compared with."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     baseline: str
     pretrain: dict[str, Any] = {}
     runs: dict[str, dict[str, Any]] = {}
@@ -73,27 +77,38 @@ class Comparison(_Strict):
     def read(cls, file: Path) -> Comparison:
         """Raises ``EvaluationError`` for a file that is not one, or names what it does not have."""
         try:
-            made = cls(**read_options(file))
+            values = read_options(file)
         except RunError as error:
             raise EvaluationError(str(error)) from error
+        return cls.of(values, f"{file}: ")
+
+    @classmethod
+    def of(cls, values: dict[str, Any], where: str = "") -> Comparison:
+        """From what a file holds; ``where`` begins every message. Raises ``EvaluationError``."""
+        try:
+            made = cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            raise EvaluationError(f"{file}: {where or 'the file'}: {problem['msg'].lower()}; correct it.") from None
+            name = ".".join(str(part) for part in problem["loc"])
+            given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
+            message = problem["msg"][:1].lower() + problem["msg"][1:]
+            raise EvaluationError(f"{where}{name or 'the file'}: {message}{given}; correct it.") from None
         if made.baseline not in made.contestants:
-            raise EvaluationError(f"{file}: the baseline {made.baseline!r} is no contestant; choose one of them.")
+            raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
         known: set[str] = set()
         for name, options in made.runs.items():
-            made._check_run(file, str(options.get("init", "")), known, f"run {name}")
+            made._check_run(where, str(options.get("init", "")), known, f"run {name}")
             known.add(name)
+            if not {**made.pretrain, **options}.get("data"):
+                raise EvaluationError(f"{where}run {name} has no data; give it there, or under pretrain for all runs.")
         for name, entry in made.contestants.items():
-            made._check_run(file, entry.weights, known, f"contestant {name}")
+            made._check_run(where, entry.weights, known, f"contestant {name}")
         return made
 
     @staticmethod
-    def _check_run(file: Path, weights: str, known: set[str], who: str) -> None:
+    def _check_run(where: str, weights: str, known: set[str], who: str) -> None:
         if weights.startswith(RUN) and weights.removeprefix(RUN) not in known:
-            raise EvaluationError(f"{file}: {who} takes {weights}, and no such run stands before it under runs.")
+            raise EvaluationError(f"{where}{who} takes {weights}, and no such run stands before it under runs.")
 
 
 Say = Callable[[str], None]
@@ -106,7 +121,7 @@ class Comparing:
 
     Args:
         comparison: what is compared.
-        root: what relative data paths are relative to.
+        root: what relative paths are relative to: of data, weights, and files that a pre-training starts from.
         out: the results' folder.
         runs: where pre-trainings go; ``out``/runs if None.
         device: auto, cpu or cuda.
@@ -126,6 +141,7 @@ class Comparing:
         self.file, self.root, self.out, self.say = comparison, root, make_output_folder(out), say
         self.runs = runs or out / "runs"
         self._pretrained: set[str] = set()
+        self._failed: list[str] = []
         self.asked_device = device
         self.device = pick_device(device, Ranks())  # type: ignore[arg-type]
         self.leaks: dict[str, Leaks] = {}
@@ -149,17 +165,26 @@ class Comparing:
 
         Raises:
             MsipError: names, data, weights or options do not fit.
-            RunError: a pre-training was stopped by a signal; running again continues it.
+            RunError: a pre-training was stopped by a signal, and running again continues it; or, after everything else
+                has run, cells could not be computed.
         """
         _check_names("task", only, self.file.tasks)
         _check_names("contestant", contestants, self.file.contestants)
-        _check_names("seed", seeds, self.file.seeds)
+        _check_names("seed", seeds, {seed for name in self.file.tasks for seed in self._seeds(name)})
+        self._failed = []
         results = {name: self._there(name) for name in self.file.tasks}
         for name in self.file.tasks:
             if not only or name in only:
-                results[name] = self._run(name, contestants or tuple(self.file.contestants), seeds or self.file.seeds)
+                results[name] = self._run(name, contestants or tuple(self.file.contestants), seeds or self._seeds(name))
                 finished({task: found for task, found in results.items() if found})
+        if self._failed:
+            raise RunError(
+                f"{len(self._failed)} cells could not be computed, the others are in {self.out}; {self._failed[0]}"
+            )
         return {task: found for task, found in results.items() if found}
+
+    def _seeds(self, name: str) -> tuple[int, ...]:
+        return self.file.tasks[name].seeds or self.file.seeds
 
     def _run(self, name: str, contestants: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, list[Cell]]:
         data = self.task(name).read()
@@ -182,7 +207,8 @@ class Comparing:
             paths = {seed: path for seed, path in self._paths(contestant, name).items() if path.is_file()}
             if paths:
                 who, task = self._who(contestant, name), self.task(name)
-                cells = [read_cell(path, asked_key(who, task, seed)) for seed, path in paths.items()]
+                of_data = {"data_sha256": look.get("data_sha256")}
+                cells = [read_cell(path, {**asked_key(who, task, seed), **of_data}) for seed, path in paths.items()]
                 found[contestant] = [cell for cell in cells if cell]
         return found
 
@@ -194,7 +220,7 @@ class Comparing:
         named = [[(item.name, item.image) for item in items] for items in (data.train, data.test)]
         found = self.leaks[name] = find_leaks(named[0], named[1])
         self.notes[name] = data.notes
-        write_json(self._look_file(name), {**asdict(found), "notes": list(data.notes)})
+        write_json(self._look_file(name), {**asdict(found), "notes": list(data.notes), "data_sha256": data.sha256})
         for note in data.notes:
             self.say(f"{name}: {note}.")
         self.say(f"{name}: {found.leaked} of {found.test_images} test images have a near-duplicate in training.")
@@ -202,7 +228,7 @@ class Comparing:
     def _paths(self, contestant: str, name: str) -> dict[int, Path]:
         """The files of a contestant's cells, by seed."""
         folder = self.out / "cells" / contestant / name
-        return {seed: folder / f"seed-{seed}.json" for seed in self.file.tasks[name].seeds or self.file.seeds}
+        return {seed: folder / f"seed-{seed}.json" for seed in self._seeds(name)}
 
     def _who(self, contestant: str, name: str) -> Contestant:
         entry = self.file.contestants[contestant]
@@ -219,8 +245,17 @@ class Comparing:
             return []
         if not all(path.is_file() for path in paths.values()):
             self._pretrain(self.file.contestants[contestant].weights)
-        who, task = self._who(contestant, name), self.task(name)
-        return [run_cell(who, task, data, seed, path, device=self.device, say=self.say) for seed, path in paths.items()]
+        who, task, first = self._who(contestant, name), self.task(name), self._seeds(name)[0]
+        cells = []
+        for seed, path in paths.items():
+            try:
+                cell = run_cell(who, task, data, seed, path, device=self.device, draw=seed == first, say=self.say)
+            except RunError as error:  # e.g. a loss that is no number: the other cells are worth having
+                self.say(f"error: {error}")
+                self._failed.append(str(error))
+            else:
+                cells.append(cell)
+        return cells
 
     def task(self, name: str) -> Task:
         """A task of the file."""
@@ -237,6 +272,12 @@ class Comparing:
     def _options(self, run: str) -> dict[str, Any]:
         return {**self.file.pretrain, **self.file.runs[run]}
 
+    def _placed(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of a pre-training whose paths can be opened: relative ones are relative to the root."""
+        named = {name: str(options[name]) for name in ("init", "teacher") if options.get(name)}
+        found = {name: str(self.root / value) for name, value in named.items() if (self.root / value).exists()}
+        return {**options, "data": str(self.root / options["data"]), **found}
+
     def _origin(self, weights: str) -> tuple[str, str] | None:
         """Of a run: its name, and a hash of its options and those of the runs it starts from."""
         if not weights.startswith(RUN):
@@ -251,14 +292,21 @@ class Comparing:
         name = weights.removeprefix(RUN)
         if not weights.startswith(RUN) or name in self._pretrained:
             return
-        options, folder = self._options(name), self.runs / name
-        options["data"] = str(self.root / options["data"])
-        if str(options.get("init", "")).startswith(RUN) and not (folder / RESULT).is_file():
+        folder, origin = self.runs / name, self._origin(weights)
+        assert origin is not None  # it is a run
+        if (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text().strip() != origin[1]:
+            raise EvaluationError(
+                f"{folder} was pre-trained with other options, or from another start, than {weights} has now; move it "
+                "away to pre-train anew, or give other --runs."
+            )
+        options = self._placed(self._options(name))
+        if (folder / RESULT).is_file():
+            options.pop("init", None)  # what a finished run started from need not be there any more
+        elif str(options.get("init", "")).startswith(RUN):
             self._pretrain(options["init"])
             options["init"] = str(_with_head(Path(self._place(options["init"]))))
-        elif (folder / RESULT).is_file():
-            options.pop("init", None)  # what a finished run started from need not be there any more
         result = pretrain(PretrainConfig(**options, out=folder, resume="auto", device=self.asked_device), say=self.say)
+        write_bytes(folder / ORIGIN, f"{origin[1]}\n".encode())
         if result.status == "stopped":
             raise RunError(f"the pre-training {name} was stopped; run the same command again to continue it.")
         self._pretrained.add(name)

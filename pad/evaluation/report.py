@@ -24,12 +24,13 @@ from pad.evaluation.statistics import (
 )
 
 MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
-_Kept: TypeAlias = "dict[tuple[str, tuple[int, ...]], Resampled]"
+Kept: TypeAlias = "dict[tuple[str, str, tuple[int, ...]], Resampled]"
+"""By task, contestant and seeds."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One contestant by one metric of one task; ``low`` and ``high``: where 95 % of the resampled means lie."""
+    """One contestant by one metric of one task; ``low`` and ``high``: 95 % interval of its mean."""
 
     task: str
     contestant: str
@@ -43,28 +44,28 @@ class Line:
     cost: dict[str, Any]
 
 
-def lines_of(results: Results, baseline: str) -> list[Line]:
-    """Every contestant of every task, with its difference to the baseline."""
+def lines_of(results: Results, baseline: str, kept: Kept | None = None) -> list[Line]:
+    """Every contestant of every task, with its difference to the baseline; ``kept``: resamples of earlier calls."""
+    kept = {} if kept is None else kept
     lines: list[Line] = []
     for task, contestants in results.items():
-        kept: _Kept = {}
         for name, cells in contestants.items():
-            drawn = _drawn(kept, name, cells)
+            drawn = _drawn(kept, task, name, cells)
             mine, its = same_seeds(cells, contestants.get(baseline, []))
-            pair = (_drawn(kept, name, mine), _drawn(kept, baseline, its)) if mine and name != baseline else None
+            paired = bool(mine) and name != baseline
+            pair = (_drawn(kept, task, name, mine), _drawn(kept, task, baseline, its)) if paired else None
             for metric in cells[0].scores():
-                mean, std = mean_and_std([cell.scores()[metric] for cell in cells])
-                gap = None
-                if pair is not None:
-                    gap = difference(mine, its, pair, metric)
-                low, high = interval(drawn[metric])
+                values = [cell.scores()[metric] for cell in cells]
+                gap = None if pair is None else difference(mine, its, pair, metric)
+                low, high = interval(values, drawn[metric])
+                mean, std = mean_and_std(values)
                 lines.append(Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells)))
     return lines
 
 
-def _drawn(kept: _Kept, name: str, cells: list[Cell]) -> Resampled:
+def _drawn(kept: Kept, task: str, name: str, cells: list[Cell]) -> Resampled:
     """Resamples of a contestant's cells, made once for the same seeds."""
-    key = name, tuple(cell.seed for cell in cells)
+    key = task, name, tuple(cell.seed for cell in cells)
     if key not in kept:
         kept[key] = resample(cells)
     return kept[key]
@@ -86,17 +87,18 @@ def run_and_report(
 ) -> list[Line]:
     """``Comparing.run``, with the three files written after each task; returns what is in them at the end."""
     lines: list[Line] = []
+    kept: Kept = {}
 
     def report(found: Results) -> None:
-        lines[:] = write_report(work, found)
+        lines[:] = write_report(work, found, kept)
 
     work.run(only=only, contestants=contestants, seeds=seeds, finished=report)
     return lines
 
 
-def write_report(work: Comparing, results: Results) -> list[Line]:
+def write_report(work: Comparing, results: Results, kept: Kept | None = None) -> list[Line]:
     """Write the three files into the comparison's folder; returns what is in them."""
-    lines = lines_of(results, work.file.baseline)
+    lines = lines_of(results, work.file.baseline, kept)
     write_bytes(work.out / CSV, _frame(lines).to_csv(index=False).encode())
     text = _markdown(work, lines)
     if any(line.gap for line in lines):
@@ -122,8 +124,9 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
     text = ["# Results", ""]
     text += [
         f"Mean ± standard deviation over seeds, in percent; in brackets the difference to `{work.file.baseline}` with "
-        f"its {LEVEL} % interval (paired bootstrap over seeds and test images, {RESAMPLES} resamples); bold where the "
-        "interval leaves 0 out. With a single seed it is of the test images alone, and nothing is bold.",
+        f"its {LEVEL} % interval (paired bootstrap of {RESAMPLES} resamples over test images and Student's t over "
+        "seeds, put together); bold where the interval leaves 0 out. With a single seed it is of the test images "
+        "alone, and nothing is bold.",
         "",
         "## Near-duplicates between train and test",
         "",

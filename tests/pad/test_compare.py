@@ -10,15 +10,17 @@ import pytest
 import torch
 import yaml
 from msip_cli.main import app
+from scipy import stats
 from training_runs import make_manifest
 from typer.testing import CliRunner
 
 from msip.errors import EvaluationError
-from pad.evaluation.cells import Contestant, Task, run_cell
+from pad.evaluation.cells import Cell, Contestant, Task, run_cell
 from pad.evaluation.comparison import Comparing, Comparison
+from pad.evaluation.evidence import Hits
 from pad.evaluation.leaks import find_leaks
 from pad.evaluation.report import lines_of, write_report
-from pad.evaluation.statistics import resample
+from pad.evaluation.statistics import difference, interval, resample
 
 SMALL = {"image_size": 32, "steps": 2, "batch_size": 2}
 
@@ -240,11 +242,44 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
 def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):
     _, results, _ = compared
     cells = results["squares"]["none"]
-    drawn = resample(cells)["mIoU"]
-    mean = np.mean([cell.scores()["mIoU"] for cell in cells])
-    assert np.percentile(drawn, 1) <= mean <= np.percentile(drawn, 99)
+    values = [cell.scores()["mIoU"] for cell in cells]
+    low, high = interval(values, resample(cells)["mIoU"])
+    assert low <= np.mean(values) <= high
     same = lines_of({"t": {"a": cells, "b": cells}}, "a")[-1]
     assert (same.gap.low, same.gap.value, same.gap.high) == (0, 0, 0) and not same.gap.real
+
+
+def test_the_interval_of_seeds_is_students_and_grows_with_that_of_the_images():
+    values = [1.0, 2.0, 6.0]
+    expected = stats.t.interval(0.95, 2, loc=3.0, scale=stats.sem(values))
+    still = np.full(500, 3.0)
+    assert interval(values, still) == pytest.approx(expected)
+    moving = still + np.linspace(-2, 2, 500)
+    arm = np.hypot(expected[1] - 3, np.percentile(moving, 97.5) - 3)
+    assert interval(values, moving) == pytest.approx((3 - arm, 3 + arm))
+    assert interval([3.0], moving) == pytest.approx(np.percentile(moving, [2.5, 97.5]))
+    assert interval([3.0], np.array([np.nan, 2.0, 4.0])) == pytest.approx((2.05, 3.95))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_equal_contestants_are_seldom_called_different(seeds):
+    """Two contestants of the same worth, each seed with luck of its own: one in twenty may look real."""
+    rng = np.random.default_rng(seeds)
+    images, trials, real = 200, 150, 0
+    for _ in range(trials):
+        hard = rng.normal(size=images)
+        contestants = [
+            [right_cell(hard + rng.normal(0, 0.5, images) + rng.normal(0, 0.2), seed) for seed in range(seeds)]
+            for _ in range(2)
+        ]
+        drawn = tuple(resample(cells, count=80) for cells in contestants)
+        real += difference(*contestants, drawn, "accuracy").real
+    assert real <= 0.09 * trials
+
+
+def right_cell(margins, seed):
+    hits = Hits(("a", "b"), np.zeros(len(margins), np.int64), margins > 0)
+    return Cell({"seed": seed, "test_images": len(margins)}, {"": hits}, {})
 
 
 def test_a_single_seed_is_never_called_a_real_difference(compared):

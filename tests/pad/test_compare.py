@@ -7,20 +7,23 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from msip_cli.main import app
+from safetensors.torch import save_file
 from scipy import stats
 from training_runs import make_manifest
 from typer.testing import CliRunner
 
-from msip.errors import EvaluationError
-from pad.evaluation.cells import Cell, Contestant, Task, run_cell
+from msip.errors import EvaluationError, RunError
+from pad.evaluation.cells import Cell, Contestant, Task, run_cell, weights_digest
 from pad.evaluation.comparison import Comparing, Comparison
 from pad.evaluation.evidence import Hits
 from pad.evaluation.leaks import find_leaks
 from pad.evaluation.report import lines_of, write_report
 from pad.evaluation.statistics import difference, interval, resample
+from pad.export import export_model
 
 SMALL = {"image_size": 32, "steps": 2, "batch_size": 2}
 
@@ -317,3 +320,142 @@ def test_near_duplicates_are_found():
     test = [("b0", again), ("b1", images[4]), ("b2", np.full((40, 50), 7, np.uint8))]
     found = find_leaks(train, test)
     assert (found.test_images, found.leaked, found.pairs) == (3, 1, (("b0", "a2"),))
+
+
+def toy(root, **changed):
+    """A comparison of its own folder with the small sets, and what it said."""
+    if not (root / "seg").is_dir():
+        make_sets(root)
+    write_file(root, **changed)
+    said: list[str] = []
+    return work(root, said), said
+
+
+ONE_TASK = {"seeds": [0], "tasks": {"squares": FILE["tasks"]["squares"]}}
+ONLY_NONE = {"contestants": {"none": {"weights": "random:test_vit"}}, "runs": {}}
+
+
+def test_weights_that_are_a_name_are_known_by_it(tmp_path):
+    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+    other = {"runs": {}, "contestants": {"none": {"weights": "random:vit_tiny_patch16_224"}}}
+    with pytest.raises(EvaluationError, match=r"computed with another weights .*random:test_vit"):
+        toy(tmp_path, **ONE_TASK, **other)[0].run()
+
+
+def test_cells_of_other_data_are_refused(tmp_path):
+    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+    mask = next((tmp_path / "seg/test/masks").iterdir())
+    cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
+    with pytest.raises(EvaluationError, match="computed with another data_sha256"):
+        toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"first": {"paradigm": "scratch", "seed": 3}},  # what the run starts from
+        {"other": {"paradigm": "scratch", "seed": 3}, "pad": {"paradigm": "pad", "init": "run:other"}},
+        {"pad": {"paradigm": "pad", "init": "run:first"}},  # an option taken back
+    ],
+)
+def test_a_finished_pre_training_of_other_options_or_another_start_is_refused(tmp_path, change):
+    runs = {"first": {"paradigm": "scratch"}, "pad": {"paradigm": "pad", "init": "run:first", "mask_ratio": 0.5}}
+    only_pad = {"baseline": "pad", "contestants": {"pad": {"weights": "run:pad"}}}
+    toy(tmp_path, **ONE_TASK, **only_pad, runs=runs)[0].run()
+    shutil.rmtree(tmp_path / "c/cells")
+    after = {"first": runs["first"], **change}
+    after["pad"] = after.pop("pad", runs["pad"])  # behind what it starts from
+    changed = toy(tmp_path, **ONE_TASK, **only_pad, runs=after)[0]
+    with pytest.raises(EvaluationError, match=r"runs/pad was pre-trained with other options, or from another start"):
+        changed.run()
+
+
+def test_other_weights_under_the_same_path_are_other_results(tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "test_vit"}')
+    digests = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = timm.create_model("test_vit", num_classes=0)
+        save_file(model.state_dict(), folder / "model.safetensors")
+        digests.append(weights_digest(str(folder)))
+    assert None not in digests and digests[0] != digests[1]
+    assert weights_digest("random:test_vit") is None
+
+
+def test_adapters_alone_are_known_with_the_weights_that_they_sit_on(compared, tmp_path):
+    root, _, _ = compared
+    export_model(str(root / "c/runs/pad"), tmp_path / "alone", format="adapter")
+    mine = weights_digest(str(tmp_path / "alone"))
+    assert mine.count("+") >= 1  # the adapters' and the trunk's
+    run = root / "c/runs/pad"
+    assert weights_digest(str(run)) not in (None, mine)
+
+
+def test_a_task_may_have_seeds_of_its_own(tmp_path):
+    own = {"seeds": [0], "tasks": {"squares": {**FILE["tasks"]["squares"], "seeds": [1, 2]}}}
+    toy(tmp_path, **own, **ONLY_NONE)[0].run()
+    names = sorted(path.name for path in (tmp_path / "c/cells/none/squares").iterdir())
+    assert names == ["seed-1.jpg", "seed-1.json", "seed-2.json"]
+    toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(2,))
+    with pytest.raises(EvaluationError, match="no seed 0"):
+        toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(0,))
+
+
+def test_what_a_pre_training_starts_from_is_relative_to_the_root(tmp_path, monkeypatch):
+    make_sets(tmp_path)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
+    save_file(model.state_dict(), tmp_path / "start.safetensors")
+    monkeypatch.chdir("/")
+    runs = {"pad": {"paradigm": "pad", "init": "start.safetensors"}}
+    contestants = {"pad": {"weights": "run:pad"}}
+    toy(tmp_path, **ONE_TASK, baseline="pad", runs=runs, contestants=contestants)[0].run()
+    assert (tmp_path / "c/cells/pad/squares/seed-0.json").is_file()
+
+
+def test_one_cell_that_fails_does_not_hold_up_the_others(tmp_path):
+    weights = "random:test_vit"
+    contestants = {"wild": {"weights": weights, "lr": 1e30}, "none": {"weights": weights}}
+    comparison, said = toy(tmp_path, **ONE_TASK, runs={}, contestants=contestants)
+    with pytest.raises(RunError, match=r"1 cells could not be computed.*wild, squares, seed 0: the loss is no number"):
+        comparison.run(finished=lambda results: write_report(comparison, results))
+    assert (tmp_path / "c/cells/none/squares/seed-0.json").is_file()
+    assert "| none |" in (tmp_path / "c/results.md").read_text()
+    assert any("error: wild" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": [-1]}, r"seeds\.0: input should be greater than or equal to 0 \(given: -1\)"),
+        ({"seeds": []}, "seeds: tuple should have at least 1 item"),
+        ({"tasks": {"t": {**FILE["tasks"]["squares"], "image_size": 0}}}, r"tasks\.t\.image_size: input should be"),
+        ({"tasks": {"t": {**FILE["tasks"]["squares"], "steps": 0}}}, r"tasks\.t\.steps: input should be"),
+        ({"tasks": {"t": {**FILE["tasks"]["squares"], "lr": -1}}}, r"tasks\.t\.lr: input should be"),
+        ({"contestants": {"none": {"weights": "random:test_vit", "lr": 0}}}, r"contestants\.none\.lr: input should be"),
+        ({"pretrain": {}}, "run first has no data; give it there, or under pretrain"),
+    ],
+)
+def test_values_that_cannot_be_are_one_sentence(tmp_path, changed, message):
+    with pytest.raises(EvaluationError, match=message):
+        Comparison.read(write_file(tmp_path, **changed))
+
+
+def test_sets_and_tasks_of_one_name_do_not_share_results(compared, tmp_path):
+    root, _, _ = compared
+    shutil.copytree(root / "seg", tmp_path / "other" / "seg")
+    first = ["evaluate", "random:test_vit", "--device", "cpu", "--image-size", "32", "--seeds", "1", "--json"]
+    first += ["--out", str(tmp_path / "out")]
+    trained = ["--task", "segmentation", "--steps", "1", "--batch-size", "2"]
+    folders = []
+    for more in (
+        [*trained, "--data", str(root / "seg")],
+        ["--task", "probe", "--data", str(root / "seg")],
+        [*trained, "--data", str(tmp_path / "other/seg")],
+        [*trained, "--data", str(root / "seg") + "/"],
+    ):
+        done = CliRunner().invoke(app, [*first, *more])
+        assert done.exit_code == 0, done.output
+        folders.append(json.loads(done.stdout)["folder"])
+    assert len(set(folders)) == 3 and folders[0] == folders[3]

@@ -35,7 +35,14 @@ from msip.errors import RunError
 from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_bytes, write_json
 from msip.manifest import Manifest
 from msip.shards import Shards
-from pad.adapters import ADAPTER, attach_adapters, count_adapter_parameters, has_adapters, save_adapters
+from pad.adapters import (
+    ADAPTER,
+    attach_adapters,
+    config_of,
+    count_adapter_parameters,
+    has_adapters,
+    save_adapters,
+)
 from pad.bottleneck import PadConfig
 from pad.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
 from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
@@ -66,6 +73,7 @@ METHOD_OPTIONS = (
     *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher"),
     *("out_dim", "local_crops", "local_size", "ema"),
 )
+ADAPTER_OPTIONS = ("down_size", "scale", "fusion", "blocks")
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
             claim=lambda: _claim(config.out, seen, held),
             say=say,
         )
+        config = trainer.config
         try:
             stopped = trainer.run()
         except RunError as error:
@@ -203,6 +212,7 @@ def assemble(
     if checkpoint:
         refuse_other_step(checkpoint, plan)
     method, weights = build_method(config, say, load=checkpoint is None)
+    config = _as_built(config, method.encoder)
     method = method.to(device)
     groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     optimizer = make_optimizer(groups, beta2=config.beta2)
@@ -275,9 +285,12 @@ def build_method(
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
-    if PARADIGMS[config.paradigm].adapters and not has_adapters(encoder):
+    if PARADIGMS[config.paradigm].adapters:
         adapters = PadConfig(config.down_size, config.scale, config.fusion, blocks=config.blocks)
-        attach_adapters(encoder, adapters)
+        if has_adapters(encoder):
+            _check_loaded_adapters(config, adapters, config_of(encoder), report.source, say)
+        else:
+            attach_adapters(encoder, adapters)
     options = {name: getattr(config, name) for name in METHOD_OPTIONS if name in taken}
     if "teacher" in taken:
         options["teacher"] = _teacher(config, encoder, load=load)
@@ -290,6 +303,28 @@ def build_method(
         _warn_of_decoder(method, config, report, weights["missing"], say)
     prepare_encoder(encoder, config.paradigm, lora_rank=config.lora_rank)
     return method, weights
+
+
+def _check_loaded_adapters(
+    config: PretrainConfig, wanted: PadConfig, loaded: PadConfig, source: str, say: Callable[[str], None]
+) -> None:
+    """Adapters that came with the weights are trained as they are; an option cannot reshape them."""
+    for name in ADAPTER_OPTIONS:
+        mine, its = (getattr(adapters, name) or "all" for adapters in (wanted, loaded))
+        if name in config.explicit and mine != its:
+            raise RunError(
+                f"{option(name)} is {mine}, but {source} brings adapters with {its}; leave it out to train those, or "
+                "give --init weights without adapters."
+            )
+    shape = ", ".join(f"{option(name)} {getattr(loaded, name) or 'all'}" for name in ADAPTER_OPTIONS)
+    say(f"{source} brings adapters ({shape}), which are trained.")
+
+
+def _as_built(config: PretrainConfig, encoder: Any) -> PretrainConfig:
+    """The options with those of the adapters that are there, which may have come with the weights."""
+    if not has_adapters(encoder):
+        return config
+    return config.model_copy(update={name: getattr(config_of(encoder), name) for name in ADAPTER_OPTIONS})
 
 
 def _teacher(config: PretrainConfig, encoder: Any, *, load: bool) -> FrozenTeacher:

@@ -1,0 +1,79 @@
+"""Runs that begin with weights from elsewhere: what they train, what they record, and whether they can be continued."""
+
+import os
+import signal
+
+import pytest
+import yaml
+from training_runs import config, fingerprint, make_manifest, quiet, train
+
+from msip.errors import RunError
+from pad import PadConfig, load_encoder
+from pad.adapters import config_of, count_adapter_parameters
+from pad.config import PretrainConfig
+from pad.pretrain import pretrain
+from pad.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_manifest(tmp_path_factory.mktemp("data"), images=16).root
+
+
+@pytest.fixture(scope="module")
+def narrow(data, tmp_path_factory):
+    """A finished run with narrow adapters on one block only."""
+    run = tmp_path_factory.mktemp("runs") / "narrow"
+    train(config(data, run, max_steps=1, down_size=8, fusion="side", blocks=(1,)))
+    return run
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let runs stop after a step, as by a user's signal; ``stop_at(None)`` lets them run to their end again."""
+    step, wanted = Trainer._optimizer_step, []
+
+    def one_step(self, batches, *, log):
+        step(self, batches, log=log)
+        if wanted and self.step == wanted[-1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_optimizer_step", one_step)
+    return wanted.append
+
+
+def test_adapters_that_the_weights_bring_are_trained_recorded_and_continued(data, narrow, tmp_path, stop_at):
+    options = {"init": str(narrow), "max_steps": 4}
+    train(config(data, tmp_path / "whole", **options))
+    stop_at(2)
+    assert train(config(data, tmp_path / "cut", **options)).status == "stopped"
+    stop_at(None)
+    recorded = yaml.safe_load((tmp_path / "cut/run.yaml").read_text())["config"]
+    assert (recorded["down_size"], recorded["fusion"], recorded["blocks"]) == (8, "side", [1])
+    unfinished = load_encoder(tmp_path / "cut")
+    assert config_of(unfinished) == PadConfig(8, fusion="side", blocks=(1,))
+    assert count_adapter_parameters(unfinished) == count_adapter_parameters(load_encoder(narrow))
+    again = pretrain(PretrainConfig(data=data, out=tmp_path / "cut", resume="auto"), say=quiet)
+    assert again.status == "finished" and fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+def test_options_that_agree_with_the_adapters_in_the_weights_are_taken(data, narrow, tmp_path):
+    agreeing = {"down_size": 8, "scale": "patchwise", "fusion": "side", "blocks": (1,)}
+    said = []
+    result = pretrain(config(data, tmp_path / "run", init=str(narrow), max_steps=1, **agreeing), say=said.append)
+    assert result.status == "finished" and any("brings adapters (--down-size 8, " in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"down_size": 16}, "--down-size is 16, but .* brings adapters with 8"),
+        ({"scale": "fixed"}, "--scale is fixed, but .* brings adapters with patchwise"),
+        ({"fusion": "concat"}, "--fusion is concat, but .* brings adapters with side"),
+        ({"blocks": (0, 1)}, r"--blocks is \(0, 1\), but .* brings adapters with \(1,\)"),
+    ],
+)
+def test_options_cannot_reshape_adapters_that_the_weights_bring(data, narrow, tmp_path, options, words):
+    with pytest.raises(RunError, match=words) as error:
+        train(config(data, tmp_path / "run", init=str(narrow), max_steps=1, **options))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

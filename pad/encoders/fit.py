@@ -33,6 +33,9 @@ from pad.weight_files import State
 UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 """Parts of a timm ViT after ``forward_features``: neither loaded from files with care nor trained here."""
 
+CONSTANTS = ("relative_position_index",)
+"""Ends of names in a block that hold nothing learnt; BEiT's files have them, timm makes them anew."""
+
 
 @dataclass
 class LoadReport:
@@ -87,7 +90,8 @@ def fit_tensors(model: Any, state: State, metadata: dict[str, str], source: str)
     """Load tensors of any known layout into ``model``, adapters attached where they bring some.
 
     Position embeddings are resampled to the model's grid, the patch embedding is converted to its channels. Raises
-    ``WeightsError`` for another width, depth or patch size; the model is unchanged then.
+    ``WeightsError`` for another width, depth or patch size, and for blocks with other parts; the model is unchanged
+    then.
     """
     parts = take_apart(state, source)
     report = LoadReport(source=source, layout=parts.layout, head=parts.head)
@@ -130,7 +134,18 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
             f"{report.source} lacks {len(holes)} tensors of the blocks of {_name(model)}, e.g. {holes[0]}; choose the "
             "--model these weights are for."
         )
+    _refuse_left_out(model, report)
     return fitted
+
+
+def _refuse_left_out(model: Any, report: LoadReport) -> None:
+    """Blocks that lose a part of theirs, a layer scale or a position bias, would give other features, unseen."""
+    lost = [n for n in report.unexpected if n.startswith("blocks.") and not n.endswith(CONSTANTS)]
+    if lost:
+        raise WeightsError(
+            f"{report.source} has {len(lost)} tensors in its blocks that {_name(model)} has no place for, e.g. "
+            f"{lost[0]}; choose the --model these weights are for."
+        )
 
 
 def _without_class_position(model: Any, encoder: State, report: LoadReport) -> State:

@@ -107,8 +107,11 @@ def from_timm(state: State) -> Parts:
 
 
 def from_backbone(state: State) -> Parts:
-    """A detector or segmentor around a ViT with timm's names: its ``backbone.``; the rest stays unexpected."""
-    return from_timm({name.removeprefix("backbone."): tensor for name, tensor in state.items()})
+    """A detector or segmentor around a ViT with timm's names or the PAD reference's: its ``backbone.``.
+
+    The rest stays unexpected.
+    """
+    return from_timm({_renamed(name.removeprefix("backbone.")): tensor for name, tensor in state.items()})
 
 
 def from_open_mmlab(state: State) -> Parts:

@@ -11,6 +11,7 @@ from msip.errors import ModelError, MsipError, WeightsError
 from pad import PadConfig, attach_adapters, load_encoder, save_adapters
 from pad.adapters import adapter_parameters, has_adapters, trunk_state_dict
 from pad.encoders import create_encoder, load_weights
+from pad.encoders.layouts import to_pad_reference
 from pad.methods import MAE
 
 SMALL = {"img_size": 64, "depth": 2, "num_classes": 0}
@@ -68,6 +69,36 @@ def test_training_checkpoint_of_the_reference_with_its_options(tmp_path, images)
     assert report.layout == "PAD reference" and set(report.head) == {"mask_token", "decoder_embed.weight"}
     assert loaded.pad_config == PadConfig(down_size=8)
     assert torch.equal(loaded.forward_features(images), model.forward_features(images))
+
+
+@pytest.mark.parametrize("names", [to_pad_reference, dict])
+def test_segmentor_around_an_adapted_vit_brings_its_adapters(tmp_path, images, names):
+    model = adapted()
+    state = {f"backbone.{name}": tensor for name, tensor in names(model.state_dict()).items()}
+    torch.save({"state_dict": state | {"decode_head.conv_seg.weight": torch.zeros(3)}}, tmp_path / "seg.pth")
+    loaded = load_encoder(tmp_path / "seg.pth", vit().eval())
+    assert loaded.pad_config == model.pad_config
+    assert torch.equal(loaded.forward_features(images), model.forward_features(images))
+
+
+@pytest.mark.parametrize("lost", ["gamma_1", "ls1.gamma", "attn.relative_position_bias_table"])
+def test_parts_of_blocks_that_the_model_has_not_are_refused(tmp_path, lost):
+    """Left out unseen they would give other features."""
+    state = {f"backbone.{name}": tensor for name, tensor in adapted().state_dict().items()}
+    torch.save({"state_dict": state | {f"backbone.blocks.1.{lost}": torch.ones(192)}}, tmp_path / "seg.pth")
+    target = vit()
+    with pytest.raises(WeightsError, match=rf"1 tensors in its blocks .* e\.g\. blocks\.1\.{lost}; choose") as error:
+        load_encoder(tmp_path / "seg.pth", target)
+    assert "\n" not in str(error.value) and not has_adapters(target)
+
+
+def test_beit_file_with_its_index_of_positions_loads(tmp_path, images):
+    """Microsoft's files hold the index beside the table; timm makes it anew."""
+    source = vit("beit_base_patch16_224").eval()
+    index = {f"blocks.{i}.attn.relative_position_index": torch.zeros(17, 17, dtype=torch.long) for i in range(2)}
+    torch.save({"model": source.state_dict() | index}, tmp_path / "beit.pth")
+    loaded = load_encoder(tmp_path / "beit.pth", vit("beit_base_patch16_224").eval())
+    assert torch.equal(loaded.forward_features(images), source.forward_features(images))
 
 
 @pytest.mark.parametrize("config", [PadConfig(8, "fixed", scale_init=0.3), PadConfig(8, blocks=(1,))])

@@ -219,10 +219,9 @@ def adapter_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if ADAPTER in name)
 
 
-def scale_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, parameter) of what sets the scales: the predictors (patchwise) or the scalars (learnable)."""
-    ends = (".scale", ".scale_predictor.weight")
-    return ((name, parameter) for name, parameter in adapter_parameters(model) if name.endswith(ends))
+def scale_predictors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, parameter) of the predictors of patchwise scales, which ``scale_freeze`` holds; other kinds have none."""
+    return ((n, parameter) for n, parameter in adapter_parameters(model) if n.endswith(".scale_predictor.weight"))
 
 
 def count_adapter_parameters(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from msip.errors import RunError
-from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_parameters
+from pad.adapters import ADAPTER, blocks_of, has_adapters, scale_predictors
 from pad.encoders.fit import UNUSED
 from pad.lora import LORA, attach_lora, has_lora
 from pad.methods.base import ENCODER, Method
@@ -160,8 +160,12 @@ def scales_frozen_at(epoch: int, epochs: int, fraction: float) -> bool:
 
 
 def set_scales_frozen(method: Method, frozen: bool) -> None:
-    """Stop or let train the scale predictors; without a gradient AdamW neither moves nor decays them."""
-    for _, parameter in scale_parameters(method.encoder):
+    """Stop or let train the scale predictors; without a gradient AdamW neither moves nor decays them.
+
+    A learnable scalar is none of them: it trains from the start, as in the reference (``main_pretrain.py`` freezes
+    ``scalar_pred``).
+    """
+    for _, parameter in scale_predictors(method.encoder):
         parameter.requires_grad_(not frozen)
         if frozen:
             parameter.grad = None

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from msip.errors import RunError
-from pad.adapters import scale_parameters
+from pad.adapters import scale_predictors
 from pad.blocks import block_lists
 from pad.checkpoints import optimizer_tensors, split_state
 from pad.paradigms import set_scales_frozen
@@ -124,7 +124,7 @@ class Sharded(Alone):
                 fully_shard(block, mesh=mesh)
         self._root: Any = fully_shard(method, mesh=mesh)
         self._parts: dict[str, Any] = {n: p for n, p in method.named_parameters() if n in self.held}
-        self._scales = {"encoder." + name for name, _ in scale_parameters(method.encoder)}
+        self._scales = {"encoder." + name for name, _ in scale_predictors(method.encoder)}
         self._scales_frozen = False
         self._hold_parts()
 

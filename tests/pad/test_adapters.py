@@ -21,7 +21,7 @@ from pad.adapters import (
     has_adapters,
     mean_scales,
     recorded_scales,
-    scale_parameters,
+    scale_predictors,
     token_scales,
     trunk_state_dict,
 )
@@ -205,13 +205,13 @@ def test_counts_for_other_widths(down_size, count):
     assert count_adapter_parameters(model) == count
 
 
-def test_scale_parameters_are_what_sets_the_scale():
+def test_scale_predictors_belong_to_patchwise_scales_alone():
     def count(config):
-        return sum(parameter.numel() for _, parameter in scale_parameters(attach_adapters(vit(), config)))
+        return sum(parameter.numel() for _, parameter in scale_predictors(attach_adapters(vit(), config)))
 
     assert count(PadConfig()) == 2 * 2 * 192
     assert count(PadConfig(fusion="side")) == 2 * 192
-    assert count(PadConfig(scale="learnable")) == 2
+    assert count(PadConfig(scale="learnable")) == 0
     assert count(PadConfig(scale="fixed")) == 0
 
 

@@ -20,7 +20,7 @@ from training_runs import SIGKILL, SIGTERM, config, fingerprint, losses, make_ma
 
 from msip.errors import OutputError, RunError
 from msip.files import make_output_folder
-from pad.adapters import adapter_state_dict, scale_parameters
+from pad.adapters import adapter_state_dict, scale_predictors
 from pad.monitor import Monitor
 from pad.pretrain import _claim, assemble
 from pad.processes import Ranks
@@ -103,7 +103,7 @@ def test_only_what_the_paradigm_says_changes(data, tmp_path):
 
 def test_scales_are_frozen_as_long_as_asked(data, tmp_path, monkeypatch):
     trainer = trainer_of(config(data, tmp_path / "run", epochs=5))
-    scales = [parameter for _, parameter in scale_parameters(trainer.method.encoder)]
+    scales = [parameter for _, parameter in scale_predictors(trainer.method.encoder)]
     assert scales
     zero = []
     update = Step.update
@@ -113,9 +113,16 @@ def test_scales_are_frozen_as_long_as_asked(data, tmp_path, monkeypatch):
     assert zero == [True] * 12 + [False] * 3
 
 
+def test_learnable_scales_train_from_the_start(data, tmp_path):
+    """The reference freezes ``scalar_pred`` alone."""
+    trainer = trainer_of(config(data, tmp_path / "run", max_steps=4, scale="learnable", scale_freeze=1.0))
+    trainer.run()
+    assert all(block.adapter.scale != 0.5 for block in trainer.method.encoder.blocks)
+
+
 def test_scale_freeze_counts_steps_with_max_steps(data, tmp_path, monkeypatch):
     trainer = trainer_of(config(data, tmp_path / "run", max_steps=8, scale_freeze=0.5))
-    scales = [parameter for _, parameter in scale_parameters(trainer.method.encoder)]
+    scales = [parameter for _, parameter in scale_predictors(trainer.method.encoder)]
     trains = []
     update = Step.update
     monkeypatch.setattr(

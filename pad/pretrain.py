@@ -45,7 +45,7 @@ from pad.adapters import (
 )
 from pad.bottleneck import PadConfig
 from pad.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
-from pad.config import RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
+from pad.config import PRESETS, RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
@@ -276,9 +276,10 @@ def build_method(
     if method_class is None:
         raise RunError(f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}.")
     taken = inspect.signature(method_class).parameters
+    preset = PRESETS.get(config.preset or "", {})
     for name in METHOD_OPTIONS:
-        default = PretrainConfig.model_fields[name].default  # what run.yaml holds for an option that was not used
-        if name in config.explicit and name not in taken and getattr(config, name) != default:
+        unused = preset.get(name, PretrainConfig.model_fields[name].default)  # as run.yaml then holds it
+        if name in config.explicit and name not in taken and getattr(config, name) != unused:
             raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
     if config.paradigm not in PARADIGMS:
         raise RunError(f"there is no paradigm {config.paradigm!r}; choose one of {', '.join(PARADIGMS)}.")

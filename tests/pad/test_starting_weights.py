@@ -77,3 +77,18 @@ def test_options_cannot_reshape_adapters_that_the_weights_bring(data, narrow, tm
     with pytest.raises(RunError, match=words) as error:
         train(config(data, tmp_path / "run", init=str(narrow), max_steps=1, **options))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_preset_of_another_method_is_continued(data, tmp_path, stop_at):
+    """What the preset has for its own method, here a teacher, is nobody's option."""
+    stop_at(1)
+    options = {"preset": "pad-milan", "method": "mae", "max_steps": 2, "effective_batch": 8}
+    assert train(config(data, tmp_path / "run", **options)).status == "stopped"
+    stop_at(None)
+    assert train(PretrainConfig(data=data, out=tmp_path / "run", resume="auto")).status == "finished"
+
+
+def test_options_that_the_method_has_not_are_refused_beside_a_preset_too(data, tmp_path):
+    options = {"preset": "pad-milan", "method": "mae", "max_steps": 1, "effective_batch": 8, "teacher": "test_vit"}
+    with pytest.raises(RunError, match="--method mae has no --teacher"):
+        train(config(data, tmp_path / "run", **options))

@@ -103,6 +103,13 @@ def _place(value: object) -> object:
     return str(value) if far else str(local_path(value))
 
 
+def _weights(value: object) -> object:
+    """A file or folder of weights by its absolute path, so that a run goes on from anywhere; a name as it is."""
+    if not isinstance(value, str) or value in ("timm", "random") or value.startswith("timm:"):
+        return value
+    return str(Path(value).absolute()) if Path(value).exists() else value
+
+
 class PretrainConfig(BaseModel):
     """The options of ``msip pretrain``, its help included; every problem is raised as ``RunError``, one sentence.
 
@@ -119,7 +126,7 @@ class PretrainConfig(BaseModel):
     preset: str | None = _option(None, f"A recipe that fills what is not given: {', '.join(PRESETS)}.")
     method: str = _option("mae", "Self-supervised method: mae, milan, simmim, ibot, distil.")
     model: str = _option("vit_base_patch16_224", "timm ViT.")
-    init: str | None = _option(
+    init: Annotated[str | None, BeforeValidator(_weights)] = _option(
         None, "Starting weights: timm, timm:NAME, a file, a folder, random.", shown="timm; scratch: random"
     )
     paradigm: str = _option("pad", "What trains: pad, continual, layer-decay, scratch, frozen, lora, bitfit, explora.")
@@ -147,7 +154,9 @@ class PretrainConfig(BaseModel):
     decoder_embed_dim: int = _option(512, "Width of the decoder.", ge=1)
     decoder_depth: int = _option(8, "Blocks of the decoder.", ge=1)
     decoder_num_heads: int = _option(16, "Attention heads of the decoder.", ge=1)
-    teacher: str | None = _option(None, "Frozen teacher of milan and distil: timm's name, a file or a run.")
+    teacher: Annotated[str | None, BeforeValidator(_weights)] = _option(
+        None, "Frozen teacher of milan and distil: timm's name, a file or a run."
+    )
     teacher_normalisation: Literal["own", "infrared"] = _option(
         "own", "What the teacher sees: own (its mean and std) or infrared (the student's, as the reference of MILAN)."
     )
@@ -224,7 +233,8 @@ class PretrainConfig(BaseModel):
         before = PretrainConfig(**stored)
         for name in sorted(self.explicit - FREE_ON_RESUME):
             mine, its = getattr(self, name), getattr(before, name)
-            if mine != its and name != "preset":
+            moved = name in ("init", "teacher") and mine and its and Path(mine).name == Path(its).name
+            if mine != its and name != "preset" and not moved:
                 raise RunError(
                     f"{option(name)} {mine} differs from the {its} that the run in {self.out} was started with; "
                     f"leave it out to continue that run, or choose another --out for a new one."

@@ -4,13 +4,17 @@ import os
 import signal
 
 import pytest
+import timm
+import torch
 import yaml
+from safetensors.torch import save_file
 from training_runs import config, fingerprint, make_manifest, quiet, train
 
 from msip.errors import RunError
 from pad import PadConfig, load_encoder
 from pad.adapters import config_of, count_adapter_parameters
 from pad.config import PretrainConfig
+from pad.export import export_model
 from pad.pretrain import pretrain
 from pad.trainer import Trainer
 
@@ -92,3 +96,26 @@ def test_options_that_the_method_has_not_are_refused_beside_a_preset_too(data, t
     options = {"preset": "pad-milan", "method": "mae", "max_steps": 1, "effective_batch": 8, "teacher": "test_vit"}
     with pytest.raises(RunError, match="--method mae has no --teacher"):
         train(config(data, tmp_path / "run", **options))
+
+
+def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path, stop_at, monkeypatch):
+    """A teacher for the run that goes on, initial weights for what is exported of an unfinished one."""
+    files = tmp_path / "files"
+    files.mkdir()
+    tensors = timm.create_model("test_vit", img_size=32, num_classes=0).state_dict()
+    save_file(tensors, files / "w.safetensors", {"model": "test_vit", "image_size": "32"})
+    options = {"method": "distil", "teacher": "w.safetensors", "init": "w.safetensors", "max_steps": 2}
+    monkeypatch.chdir(files)
+    stop_at(1)
+    train(config(data, tmp_path / "run", **options))
+    stop_at(None)
+    monkeypatch.chdir(tmp_path)
+    export_model(tmp_path / "run", tmp_path / "export")
+    images = torch.randn(1, 3, 32, 32)
+    exported, unfinished = load_encoder(tmp_path / "export").eval(), load_encoder(tmp_path / "run").eval()
+    assert torch.equal(exported.forward_features(images), unfinished.forward_features(images))
+    again = {"out": tmp_path / "run", "resume": "auto"}
+    assert train(PretrainConfig(data=data, init="w.safetensors", **again)).status == "finished"  # as typed before
+    assert train(PretrainConfig(data=data, **again)).status == "already finished"
+    with pytest.raises(RunError, match="--teacher other differs from the"):
+        train(PretrainConfig(data=data, teacher="other", **again))

@@ -8,6 +8,7 @@ from textwrap import shorten
 from typing import Any
 
 import timm
+from timm.layers import PatchEmbed
 from timm.models import PretrainedCfg
 from torch import nn
 
@@ -35,7 +36,7 @@ def create_encoder(
         depth: another number of blocks than the model has, for weights that have it.
 
     Raises:
-        ModelError: timm does not know the model, or it is no ViT, or the image size does not fit its patches.
+        ModelError: timm does not know the model, or it is no plain ViT, or the image size does not fit its patches.
         WeightsError: the weights cannot be fetched, read, or do not fit.
     """
     init = str(init)
@@ -74,8 +75,20 @@ def _create(name: str, options: dict[str, Any], *, pretrained: bool = False) -> 
         reason = " ".join(str(error).split())
         raise ModelError(f"{name} cannot be made for {options} ({reason:.150}); choose another ViT or size.") from error
     blocks_of(model)
+    _check_patches(model, name)
     _check_size(model, name, options["img_size"])
     return _fetch(name, options) if pretrained else model
+
+
+def _check_patches(model: Any, name: str) -> None:
+    """Masks, crops and feature maps need patches of known size: no convolutions before them, no packed sequences."""
+    embedding = getattr(model, "patch_embed", None)
+    if not isinstance(embedding, PatchEmbed):
+        kind = type(embedding)
+        found = (
+            "it has no patch_embed" if embedding is None else f"its patches come from {kind.__module__}.{kind.__name__}"
+        )
+        raise ModelError(f"{name} is no plain ViT ({found}); choose another one, e.g. vit_base_patch16_224.")
 
 
 def _check_size(model: Any, name: str, image_size: int | tuple[int, int]) -> None:

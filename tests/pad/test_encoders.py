@@ -41,6 +41,15 @@ def test_size_and_channels():
     assert not [name for name in model.state_dict() if name.startswith("head")]
 
 
+@pytest.mark.parametrize(
+    "name", ["naflexvit_base_patch16_gap", "vit_base_mci_224", "vit_tiny_r_s16_p8_224", "crossvit_tiny_240"]
+)
+def test_models_without_plain_patches_are_refused(name):
+    with torch.device("meta"), pytest.raises(ModelError, match=f"{name} is no plain ViT .* choose another") as error:
+        create_encoder(name, init="random")
+    assert "\n" not in str(error.value)
+
+
 def test_classifier_of_a_file_is_reported_and_left_out(tmp_path, images):
     source = vit(num_classes=7).eval()
     torch.save({"state_dict": {f"module.{n}": t for n, t in source.state_dict().items()}}, tmp_path / "w.pth")

@@ -144,7 +144,7 @@ class PretrainConfig(BaseModel):
         None, "Images of one optimizer step; --accumulate follows.", shown="follows", ge=1
     )
     blr: float = _option(5e-4, "Learning rate for 256 images a step; scaled linearly.", gt=0)
-    weight_decay: float = _option(0.05, "Of AdamW, on matrices only.", ge=0)
+    weight_decay: float = _option(0.05, "Of AdamW, on matrices and tokens.", ge=0)
     weight_decay_end: float | None = _option(None, "Where weight decay ends, by a half cosine.", shown="constant", ge=0)
     beta2: float = _option(0.95, "AdamW's second beta.", gt=0, lt=1)
     layer_decay: float = _option(0.7, "Per block, with --paradigm layer-decay.", gt=0, le=1)

@@ -89,8 +89,9 @@ def apply_paradigm(
 ) -> list[dict[str, Any]]:
     """Freeze what does not train, then make the optimizer's groups of what does.
 
-    Weight decay on every tensor of two or more dimensions, adapters, scale predictors, class and mask token included,
-    and on nothing else, as the reference (timm 0.3.2 ``add_weight_decay``).
+    Weight decay on every tensor of two or more dimensions, adapters, scale predictors and class token included, on the
+    mask token, and on nothing else, as the reference (timm 0.3.2 ``add_weight_decay``); with ``layer-decay`` not on
+    class token and positions, as its ``lr_decay.py``.
 
     Args:
         method: its parameters' ``requires_grad`` is set.
@@ -120,7 +121,7 @@ def apply_paradigm(
         if not parameter.requires_grad:
             parameter.grad = None
             continue
-        decay = weight_decay if parameter.ndim >= 2 else 0.0
+        decay = weight_decay if _decays(name, parameter, layered=chosen.layered) else 0.0
         scale = layer_scale(method, name, layer_decay) if chosen.layered else 1.0
         groups.setdefault((decay, scale), []).append(parameter)
     method.trained({name for name, parameter in method.named_parameters() if parameter.requires_grad})
@@ -128,6 +129,12 @@ def apply_paradigm(
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}
         for (decay, scale), parameters in groups.items()
     ]
+
+
+def _decays(name: str, parameter: nn.Parameter, *, layered: bool) -> bool:
+    """Mask tokens decay in SimMIM and iBOT too, where theirs have a dimension or two of size one before them."""
+    spared = layered and name in (f"{ENCODER}cls_token", f"{ENCODER}pos_embed")
+    return not spared and (parameter.ndim >= 2 or name == "mask_token")
 
 
 def layer_scale(method: nn.Module, name: str, layer_decay: float) -> float:

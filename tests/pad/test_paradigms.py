@@ -12,7 +12,7 @@ from pad import load_encoder
 from pad.adapters import attach_adapters
 from pad.bottleneck import PadConfig
 from pad.lora import has_lora, merge_lora
-from pad.methods import MAE
+from pad.methods import IBOT, MAE, SimMIM
 from pad.paradigms import apply_paradigm, prepare_encoder, scales_frozen_at, set_scales_frozen
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
@@ -63,10 +63,7 @@ def test_full_mae_on_vit_b_trains_as_many_parameters_as_the_reference():
 
 def test_decay_is_on_matrices_and_tokens_and_on_nothing_else():
     method = mae()
-    names = {id(parameter): name for name, parameter in method.named_parameters()}
-    decays = {}
-    for group in apply_paradigm(method, "pad", weight_decay=0.3):
-        decays.update({names[id(parameter)]: group["weight_decay"] for parameter in group["params"]})
+    decays = decays_of(method, "pad")
     assert decays["mask_token"] == decays["encoder.blocks.0.adapter.scale_predictor.weight"] == 0.3
     for name, decay in decays.items():
         odd = name.endswith(".bias") or "norm" in name
@@ -79,6 +76,23 @@ def test_decay_is_on_matrices_and_tokens_and_on_nothing_else():
     without = [group for group in apply_paradigm(learnable, "pad") if group["weight_decay"] == 0]
     scales = {id(block.adapter.scale) for block in learnable.encoder.blocks}
     assert scales <= {id(parameter) for group in without for parameter in group["params"]}
+
+
+def decays_of(method, paradigm):
+    """Weight decay by parameter name."""
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    groups = apply_paradigm(method, paradigm, weight_decay=0.3)
+    return {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("method_class", [MAE, SimMIM, IBOT])
+def test_mask_tokens_decay_and_layer_decay_spares_class_token_and_positions(method_class):
+    method = method_class(timm.create_model("vit_tiny_patch16_224", img_size=96, depth=1, num_classes=0))
+    for paradigm, of_tokens in (("continual", 0.3), ("layer-decay", 0.0)):
+        decays = decays_of(method, paradigm)
+        assert decays["mask_token"] == decays["encoder.patch_embed.proj.weight"] == 0.3
+        assert decays["encoder.cls_token"] == decays.get("encoder.pos_embed", of_tokens) == of_tokens  # MAE's are fixed
+        assert decays["encoder.norm.weight"] == 0.0
 
 
 def test_layer_decay_has_14_ids_on_vit_b():

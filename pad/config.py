@@ -48,8 +48,8 @@ _CLIP_B16 = "timm:vit_base_patch16_clip_quickgelu_224.openai"
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2312.08192 and the reference repository's docs/PRETRAIN.md; the RoI crop's p = 0.85 is RoiCrop's default.
     "pad-paper": {"method": "mae", **_PAD},
-    # The same page, for MILAN; --init takes its MILAN-400e file. The reference's teacher sees infrared normalisation.
-    "pad-milan": {"method": "milan", **_PAD, "teacher": _CLIP_B16, "teacher_normalisation": "infrared"},
+    # The same page, for MILAN; its weights are not in timm. The reference's teacher sees infrared normalisation.
+    "pad-milan": {"method": "milan", **_PAD, "init": None, "teacher": _CLIP_B16, "teacher_normalisation": "infrared"},
     # facebookresearch/mae PRETRAIN.md: 800 epochs of 4096, blr 1.5e-4, warm-up 40.
     "mae": {"method": "mae", "epochs": 800, "warmup_epochs": 40.0, "effective_batch": 4096, "blr": 1.5e-4},
     # zejiangh/MILAN README: 400 epochs of 4096, blr 1.5e-4, warm-up 40, CLIP ViT-B/16.

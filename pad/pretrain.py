@@ -283,6 +283,11 @@ def build_method(
             raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
     if config.paradigm not in PARADIGMS:
         raise RunError(f"there is no paradigm {config.paradigm!r}; choose one of {', '.join(PARADIGMS)}.")
+    if load and config.preset == "pad-milan" and config.init is None and config.paradigm != "scratch":
+        raise RunError(
+            "--preset pad-milan starts from MILAN's weights, which timm does not have; give --init FILE, e.g. "
+            f"MMSelfSup's {METHODS['milan'].published}, as in the paper."
+        )
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
@@ -371,8 +376,8 @@ def _warn_of_decoder(
     if frozen and PARADIGMS[config.paradigm].adapters:
         say(
             f"warning: {report.source} brings no {frozen[0].split('.')[0]}, which --paradigm {config.paradigm} keeps "
-            f"frozen as the paper does, so it stays random; better give --init a full MAE file with its decoder, "
-            f"e.g. mae_pretrain_vit_base_full.pth."
+            f"frozen as the paper does, so it stays random; better give --init a full {type(method).__name__} file "
+            f"with its decoder{f', e.g. {method.published}' if method.published else ''}."
         )
     if (
         report.norm_pix_loss is not None

@@ -42,12 +42,14 @@ class Method(nn.Module, ABC):
 
     ``frozen_with_adapters``: prefixes of the head's parameters that stay frozen while adapters train. ``fixed``:
     prefixes of parameters, the encoder's under ``encoder.``, that train under no paradigm (a fixed table, a teacher).
+    ``published``: the name of a published file that brings the head too, to be recommended; empty where there is none.
     ``paints``: whether ``panel`` has a reconstruction to show. ``can_be_sharded``: whether FSDP2 can share its weights
     out among processes.
     """
 
     frozen_with_adapters: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[str] = ""
     paints: ClassVar[bool] = False
     can_be_sharded: ClassVar[bool] = True
 

@@ -33,6 +33,7 @@ class MAE(MaskedAutoencoder):
         ModelError: an encoder whose tokens cannot be reached, or options that make no sense.
     """
 
+    published = "mae_pretrain_vit_base_full.pth"
     paints = True
 
     def __init__(

@@ -36,6 +36,7 @@ class MILAN(MaskedAutoencoder):
     """
 
     fixed = ("encoder.pos_embed", "teacher.")
+    published = "milan_vit-base-p16_16xb256-amp-coslr-400e_in1k_20221129-180922e8.pth"  # of MMSelfSup
 
     def __init__(
         self,

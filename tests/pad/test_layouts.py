@@ -266,11 +266,18 @@ def test_run_lists_every_tensor_that_found_no_place(tmp_path):
 
 def test_encoder_without_decoder_is_warned_of_where_its_embedding_stays_frozen(tmp_path):
     torch.save({"model": vit(depth=12).state_dict()}, tmp_path / "w.pth")
-    for paradigm, count in (("pad", 1), ("continual", 0)):
+    teacher = tmp_path / "teacher.safetensors"
+    save_file(vit("test_vit", depth=6).state_dict(), teacher, {"model": "test_vit", "image_size": "64"})
+    milan = {"method": "milan", "teacher": str(teacher)}
+    for options, advice in (
+        ({"paradigm": "pad"}, "full MAE file with its decoder, e.g. mae_pretrain_vit_base_full.pth"),
+        ({"paradigm": "pad", **milan}, "full MILAN file with its decoder, e.g. milan_vit-base-p16_16xb256-amp"),
+        ({"paradigm": "continual"}, None),
+    ):
         said = []
-        build_method(run_options(tmp_path, init=str(tmp_path / "w.pth"), paradigm=paradigm), said.append)
+        build_method(run_options(tmp_path, init=str(tmp_path / "w.pth"), **options), said.append)
         warnings = [line for line in said if "decoder_embed" in line and line.startswith("warning")]
-        assert len(warnings) == count and all("full MAE file" in line for line in warnings)
+        assert len(warnings) == (advice is not None) and all(advice in line for line in warnings)
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,11 @@ def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path,
     assert train(PretrainConfig(data=data, **again)).status == "already finished"
     with pytest.raises(RunError, match="--teacher other differs from the"):
         train(PretrainConfig(data=data, teacher="other", **again))
+
+
+def test_the_papers_milan_asks_for_its_weights(data, tmp_path):
+    """timm has none, and others would make a hybrid without a word."""
+    small = {"model": "test_vit", "image_size": 32, "device": "cpu"}
+    with pytest.raises(RunError, match=r"give --init FILE, .* milan_vit-base-p16_.*\.pth") as error:
+        train(PretrainConfig(data=data, out=tmp_path / "run", preset="pad-milan", max_steps=1, **small))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,21 +152,29 @@ def _timm_config(model: Any) -> dict[str, Any]:
 
 
 def _pad(model: nn.Module, run: str) -> Writer:
-    state = {
-        name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if not name.startswith(UNUSED)
-    }
     _refuse_other_than_reference(trunk_state_dict(model), run)
+    whole = _adapted_throughout(model) if has_adapters(model) else model
+    state = {
+        name: t.detach().cpu().contiguous() for name, t in whole.state_dict().items() if not name.startswith(UNUSED)
+    }
 
     def write(folder: Path) -> tuple[list[str], float]:
         with atomic_path(folder / PAD_FILE) as temporary:
             torch.save({"model": to_pad_reference(state)}, temporary)
         twin = _bare(model)
         if has_adapters(model):
-            attach_adapters(twin, config_of(model)).eval()
+            attach_adapters(twin, config_of(whole)).eval()
         load_weights(twin, folder / PAD_FILE)
         return [PAD_FILE], _difference(model, twin)
 
     return write
+
+
+def _adapted_throughout(model: nn.Module) -> nn.Module:
+    """A copy with an adapter in every block, as the reference has it; the new ones add zero."""
+    whole = attach_adapters(_bare(model), replace(config_of(model), blocks=None))
+    whole.load_state_dict(model.state_dict(), strict=False)
+    return whole
 
 
 def _refuse_other_than_reference(trunk: dict[str, Tensor], run: str) -> None:

@@ -132,6 +132,24 @@ def test_reference_reads_its_own_key_names(golden, tmp_path, config):
     assert all(torch.equal(parts.encoder[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("scale", ["patchwise", "fixed"])
+def test_reference_gets_an_adapter_in_every_block(tmp_path, scale):
+    """It builds them all, and would start those that a file lacks at random; what is added changes no feature."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
+    attach_adapters(model, PadConfig(8, scale, blocks=(1, 3)))
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_file(model.state_dict(), tmp_path / "w.safetensors", {"model": "vit_tiny_patch16_224", "image_size": "32"})
+    done = export_model(tmp_path / "w.safetensors", tmp_path / "out", format="pad")
+    state = torch.load(tmp_path / "out/pad.pth", weights_only=True)["model"]
+    for name in [name for name in state if ".adaptmlp." in name or ".scalar_pred." in name]:
+        assert all(f"blocks.{block}.{name.split('.', 2)[2]}" in state for block in range(12))
+    assert sum(name.endswith(".adaptmlp.up_proj.weight") for name in state) == 12
+    assert done.largest_difference == 0
+    assert torch.equal(features(load_encoder(tmp_path / "out/pad.pth")), features(model))
+
+
 def test_reference_takes_only_what_it_knows(tmp_path):
     model = timm.create_model("vit_small_patch14_reg4_dinov2", img_size=56, depth=2, num_classes=0)
     save_file(

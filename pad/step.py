@@ -58,7 +58,8 @@ class Step:
         clip_grad: largest norm of the gradient.
 
     Attributes:
-        loss_sum: of the optimizer steps since it was last set to zero.
+        loss_sum: of the optimizer steps since it was last set to zero, in float64: its rounding, and with it the
+            moments at which processes bring theirs together, must not show in what is logged.
         grad_norm: of the last step, before clipping.
         bad: number of the first step whose loss or gradient was not finite, -1 if none; all three on the device.
     """
@@ -67,7 +68,7 @@ class Step:
         self.parallel, self.seed, self.bf16, self.clip_grad = parallel, seed, bf16, clip_grad
         self.method, self.device = parallel.method, parallel.device
         self.in_chans = in_chans(self.method.encoder)
-        self.loss_sum = torch.zeros((), device=self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
         self.bad = torch.tensor(-1, device=self.device)
 

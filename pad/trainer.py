@@ -214,7 +214,7 @@ class Trainer:
         for micro in range(self.plan.accumulate):
             with self._clock.waiting():
                 batch = next(batches)
-            self._name_unreadable(batch)
+            self._note_unreadable(batch)
             last = micro + 1 == self.plan.accumulate
             loss += self._backward(batch, micro, last=last, record=log and last)
         self._on_device.update(loss, self.step)
@@ -239,19 +239,28 @@ class Trainer:
             self._scales_frozen = frozen
             self.parallel.start(scales_frozen=frozen if config.paradigm == "pad" else None)
 
-    def _name_unreadable(self, batch: dict[str, Any]) -> None:
+    def _note_unreadable(self, batch: dict[str, Any]) -> None:
         rows, used = batch["row"].numpy(), batch["used"].numpy()  # of the host
         replaced = rows[rows != used].tolist()
-        for row in replaced:
-            if row not in self.unreadable:
-                self.unreadable.add(row)
-                name = self.dataset.index.relative_path(row)
-                self._say(f"warning: {name} cannot be read; another image takes its place.")
+        self._name_unreadable(set(replaced))
         if replaced and (used < 0).any():
             raise RunError(
                 f"hardly any image under {self.dataset.storage.root} can be read, e.g. not "
                 f"{self.dataset.index.relative_path(replaced[0])}; run `msip verify {self.dataset.storage.root}`."
             )
+
+    def _name_unreadable(self, rows: set[int]) -> None:
+        """Add to what is known, and name what was not."""
+        for row in sorted(rows - self.unreadable):
+            self.unreadable.add(row)
+            name = self.dataset.index.relative_path(row)
+            self._say(f"warning: {name} cannot be read; another image takes its place.")
+
+    def _gather(self) -> None:
+        """Bring together what each process has seen alone: all have the mean loss."""
+        if self.ranks.world > 1:
+            dist.all_reduce(self._on_device.loss_sum)
+            self._on_device.loss_sum /= self.ranks.world
 
     def _check_finite(self) -> None:
         """Stop if a step was called off; the weights are those before it."""
@@ -276,12 +285,10 @@ class Trainer:
     def _log(self) -> None:
         """The one place of a step that waits for the device."""
         steps, on_device = self.step - self._window_start, self._on_device
-        if self.ranks.world > 1:
-            dist.all_reduce(on_device.loss_sum)
-            on_device.loss_sum /= self.ranks.world
+        self._gather()
         scales = mean_scales(self.method.encoder)
         values = [
-            (on_device.loss_sum / max(steps, 1))[None],
+            (on_device.loss_sum / max(steps, 1)).float()[None],
             on_device.grad_norm[None],
             *([scales] if scales is not None else []),
         ]
@@ -328,10 +335,13 @@ class Trainer:
                     self._draw()
 
     def _save(self) -> None:
-        """Write a checkpoint: the first process does, with the help of all where weights are shared out."""
-        if self.step == self._saved_step or not (self.ranks.rank == 0 or self.parallel.collective):
+        """Write a checkpoint: the first process does, with the help of all."""
+        if self.step == self._saved_step:
             return
         self._saved_step = self.step
+        self._gather()
+        if self.ranks.rank > 0 and not self.parallel.collective:
+            return
         _, changing, moments = self.parallel.state()
         if self.ranks.rank > 0:
             return

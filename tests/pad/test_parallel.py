@@ -114,6 +114,7 @@ def test_one_signalled_process_stops_both_and_they_continue_exactly(data, tmp_pa
     monkeypatch.setattr(Trainer, "_optimizer_step", step)
     assert on_two(lambda rank: train(config(data, cut, resume="auto", **options))) == [0, 0]
     assert fingerprint(cut) == fingerprint(whole)
+    assert losses(cut) == losses(whole)
 
 
 @pytest.mark.slow

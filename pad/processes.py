@@ -43,6 +43,13 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
+    def union(self, mine: set[int]) -> set[int]:
+        """What any process has, over the CPU; all must ask."""
+        sets: list[set[int]] = [mine] * self.world
+        if self.world > 1:
+            dist.all_gather_object(sets, mine)
+        return set().union(*sets)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:

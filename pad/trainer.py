@@ -257,10 +257,11 @@ class Trainer:
             self._say(f"warning: {name} cannot be read; another image takes its place.")
 
     def _gather(self) -> None:
-        """Bring together what each process has seen alone: all have the mean loss."""
+        """Bring together what each process has seen alone: all have the mean loss and every unreadable image."""
         if self.ranks.world > 1:
             dist.all_reduce(self._on_device.loss_sum)
             self._on_device.loss_sum /= self.ranks.world
+            self._name_unreadable(self.ranks.union(self.unreadable))
 
     def _check_finite(self) -> None:
         """Stop if a step was called off; the weights are those before it."""

@@ -19,6 +19,7 @@ from training_runs import config, fingerprint, losses, make_manifest, train
 import pad.pretrain
 from msip.errors import RunError
 from pad.bottleneck import PadConfig
+from pad.data import epoch_order
 from pad.monitor import Monitor
 
 NO_DROPOUT = partial(PadConfig, dropout=0.0)
@@ -115,6 +116,30 @@ def test_one_signalled_process_stops_both_and_they_continue_exactly(data, tmp_pa
     assert on_two(lambda rank: train(config(data, cut, resume="auto", **options))) == [0, 0]
     assert fingerprint(cut) == fingerprint(whole)
     assert losses(cut) == losses(whole)
+
+
+def test_images_that_only_the_second_process_cannot_read_are_named_and_counted(tmp_path):
+    """Named once; counted in the metrics, the checkpoint and the result."""
+    root = make_manifest(tmp_path / "data").root
+    seconds = [int(row) for row in epoch_order(24, 0, 0)[4:8]]  # of the first step; the first process has 0 to 3
+    for row in seconds[:2]:
+        (root / f"src/thermal/{row:04d}.png").write_bytes(b"not an image")
+    options = {"batch_size": 4, "epochs": 2, "log_every": 1}
+
+    def heard(rank):
+        with pytest.MonkeyPatch.context() as patch:
+            log = (tmp_path / f"said-{rank}").open("a")
+            patch.setattr(Monitor, "say", lambda self, message: print(message, file=log, flush=True))
+            train(config(root, tmp_path / "run", **options))
+
+    assert on_two(heard) == [0, 0]
+    lines = (tmp_path / "said-0").read_text().splitlines()
+    for row in seconds[:2]:
+        assert sum(f"{row:04d}.png cannot be read" in line for line in lines) == 1
+    assert [line["unreadable"] for line in _lines(tmp_path / "run")] == [2] * 6
+    assert json.loads((tmp_path / "run/result.json").read_text())["unreadable_images"] == 2
+    state = json.loads((tmp_path / "run/checkpoints/step-00000006/state.json").read_text())
+    assert state["unreadable"] == sorted(seconds[:2])
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -175,7 +177,7 @@ class IBOT(Method):
         if masks is None:
             masks = (torch.rand(count, batch, cells, device=views.device) < self._views.mask_ratio).float()
         masks = masks.flatten(0, 1)
-        with torch.no_grad():
+        with torch.no_grad(), self._without_dropout():
             targets = self._targets(*functional_call(self._branch[0], self.teacher_tensors(), (views,)))
         student = self._branch[0]
         image, patches = student(views, masks)
@@ -185,6 +187,15 @@ class IBOT(Method):
             scores = torch.cat((scores, local.view(len(local_views), batch, -1)))
         loss = self._image_loss(scores, targets[0].view(count, batch, -1)) + _patch_loss(patches, targets[1], masks)
         return MethodOutput(loss, image, masks)
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """Inside, the encoder drops nothing: the teacher's word on an image is always the same, as in the reference."""
+        self.encoder.eval()
+        try:
+            yield
+        finally:
+            self.encoder.train(self.training)
 
     def _targets(self, image: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities, centred and sharpened; its means are kept for the next centres."""

@@ -1,7 +1,7 @@
 """The contract of ``method_contract``, for every method."""
 
 import torch
-from method_contract import MethodContract, backbone
+from method_contract import SIDE, MethodContract, backbone
 
 from pad.methods import IBOT, MAE, MILAN, Distillation, SimMIM
 from pad.methods.teacher import FrozenTeacher
@@ -58,3 +58,19 @@ class TestIBOT(MethodContract):
         views = {"global_views": shape, "local_views": small}
         made = {name: torch.randn(2, batch, *size, generator=generator) for name, size in views.items()}
         return {**made, "masks": masks}
+
+    def test_the_teacher_drops_nothing_and_the_student_does(self, name):
+        """Scores of the same views under two seeds of dropout."""
+        method, _ = self.trained(name)
+        for block in method.encoder.blocks:
+            torch.nn.init.normal_(block.adapter.up.weight, std=0.1)
+        method.trained({key for key, parameter in method.named_parameters() if parameter.requires_grad})
+        method.train()
+        heard, targets = [], method._targets
+        method._targets = lambda *scores: heard.append(scores) or targets(*scores)
+        said = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            said.append(method(**self.arguments((3, SIDE, SIDE))).prediction)
+        assert all(torch.equal(one, two) for one, two in zip(*heard, strict=True))
+        assert not torch.equal(*said)

@@ -141,11 +141,10 @@ class Trainer:
             self._draw()
         compiled = self.device.type == "cuda" if self.config.compile is None else self.config.compile
         explicit = self.device.type == "cpu" and self._on_device.bf16
-        stack.enter_context(
-            BlockCalls(
-                self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say, explicit=explicit
-            )
+        self._calls = BlockCalls(
+            self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say, explicit=explicit
         )
+        stack.enter_context(self._calls)
 
     def _say(self, message: str) -> None:
         if self._monitor:
@@ -275,6 +274,7 @@ class Trainer:
         self._save()
         where = ""
         if self.ranks.rank == 0 and not self.parallel.collective:
+            self._calls.compiled = False  # a compiled block does not call the hooks of what is in it
             where = find_non_finite(self._on_device, self.dataset, facts).sentence() + " "
         self.ranks.wait()  # the first process may still be looking for the layer
         raise RunError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -56,6 +57,13 @@ def test_first_layer_that_is_not_finite_is_named(data, tmp_path):
     said = run_into_it(data, tmp_path / "run", "encoder.blocks.3.adapter.down")
     assert "step 2 " in said and "\n" not in said
     assert "output of encoder.blocks.3.adapter.down is the first that is not finite (pass 1 of 2)" in said
+
+
+def test_a_layer_inside_a_compiled_block_is_named(data, tmp_path, monkeypatch):
+    """Traced as on a GPU; the kernels are torch's plain ones."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    said = run_into_it(data, tmp_path / "run", "encoder.blocks.3.adapter.down", compile=True)
+    assert "output of encoder.blocks.3.adapter.down is the first that is not finite" in said
 
 
 def test_the_command_takes_the_kept_step_again(data, tmp_path, monkeypatch):

@@ -70,9 +70,9 @@ class Finding:
     """Where a step stops being finite.
 
     Attributes:
-        kind: ``output`` of a module, ``loss``, ``gradient`` at the output of a module, gradient of a ``parameter``, or
-            ``nothing``.
-        name: of the module or parameter.
+        kind: ``output`` of a module, ``loss``, ``gradient`` at the output of a module, gradient of a ``parameter``,
+            ``norm`` of all gradients of the step, or ``nothing``.
+        name: of the module or parameter; of a norm, the parameter with the largest gradient.
         number, passes: in which of the step's passes, from 1.
         image_ids: of that pass.
     """
@@ -91,6 +91,7 @@ class Finding:
             "gradient": f"all outputs are finite; going back, the gradient that reaches the output of {self.name} is "
             "the first that is not, so what follows it overflows",
             "parameter": f"all outputs and their gradients are finite, the gradient of {self.name} is not",
+            "norm": f"all gradients are finite, but so large that their norm is not; the largest is in that of {self.name}",
             "nothing": "taken again, not compiled, all of it is finite: a fault of the device, or of a compiled kernel",
         }[self.kind]
         return f"{where} (pass {self.number} of {self.passes})." if self.number else f"{where}."
@@ -104,17 +105,25 @@ def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts)
     method.begin_step(facts.step / facts.steps_per_epoch, facts.steps / facts.steps_per_epoch)
     passes = list(_passes(dataset, facts))
     seen = facts.step * len(facts.image_ids)
+    single.parallel.zero_grad()
     try:
         for number, rows in enumerate(passes, 1):
-            single.parallel.zero_grad()
-            kind, name = _watched_pass(single, dataset, facts.epoch, rows, seen)
+            kind, name = _watched_pass(single, dataset, facts.epoch, rows, seen, share=1 / len(passes))
             seen += len(rows)
             if kind:
                 ids = tuple(dataset.index.image_id(row) for row in rows)
                 return Finding(kind, name, number, len(passes), ids)
+        if not single.parallel.grad_norm(single.parallel.gradients()).isfinite():
+            return Finding("norm", _steepest(single.parallel.held))
     finally:
         single.parallel.zero_grad()
     return Finding("nothing")
+
+
+def _steepest(held: dict[str, Tensor]) -> str:
+    """The name of the parameter whose gradient has the largest value."""
+    largest = {name: float(tensor.grad.abs().max()) for name, tensor in held.items() if tensor.grad is not None}
+    return max(largest, key=largest.__getitem__)
 
 
 def _passes(dataset: PretrainDataset, facts: StepFacts) -> Iterator[list[int]]:
@@ -124,12 +133,14 @@ def _passes(dataset: PretrainDataset, facts: StepFacts) -> Iterator[list[int]]:
         yield [int(row) for row in rows[start : start + facts.batch_size]]
 
 
-def _watched_pass(single: Step, dataset: PretrainDataset, epoch: int, rows: list[int], seen: int) -> tuple[str, str]:
-    """(kind, name) of what is not finite first in one pass, ("", "") if all is."""
+def _watched_pass(
+    single: Step, dataset: PretrainDataset, epoch: int, rows: list[int], seen: int, *, share: float
+) -> tuple[str, str]:
+    """(kind, name) of what is not finite first in one pass, ("", "") if all is; its gradients are added."""
     outputs: list[str] = []
     gradients: list[str] = []
     with _watching(single.method, outputs, gradients):
-        loss = single.backward(default_collate([dataset[epoch, row] for row in rows]), seen)
+        loss = single.backward(default_collate([dataset[epoch, row] for row in rows]), seen, share=share)
     if outputs:
         return "output", outputs[0]
     if not loss.isfinite():

@@ -104,14 +104,14 @@ def test_replayed_step_is_the_step(data, tmp_path):
     trainer._set_scales()
     single = Step(Alone(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
     backward = single.backward
-    single.backward = lambda batch, seen: again.append(backward(batch, seen)) or again[-1]
+    single.backward = lambda *args, **kwargs: again.append(backward(*args, **kwargs)) or again[-1]
     seen = 0
     for rows in _passes(trainer.dataset, facts):
-        assert _watched_pass(single, trainer.dataset, 0, rows, seen) == ("", "")
+        assert _watched_pass(single, trainer.dataset, 0, rows, seen, share=0.5) == ("", "")
         seen += len(rows)
     single.parallel.zero_grad()
     trainer.run()
-    assert float(sum(again)) / 2 == pytest.approx(losses[0], rel=1e-6)
+    assert float(sum(again)) == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_gradient_that_overflows_alone_is_found(data, tmp_path, monkeypatch):
@@ -138,6 +138,15 @@ def test_gradient_that_overflows_alone_is_found(data, tmp_path, monkeypatch):
     ) as error:
         trainer.run()
     assert "step 1 " in str(error.value)
+
+
+def test_gradients_too_large_for_their_norm_are_said_to_be(data, tmp_path):
+    """Each is finite, the sum of their squares is not."""
+    trainer = trainer_of(config(data, tmp_path / "run", epochs=3, accumulate=2, batch_size=4))
+    trainer.method.decoder_pred.bias.register_hook(lambda gradient: gradient * 1e25)
+    with pytest.raises(RunError, match=r"so large that their norm is not; .* that of decoder_pred\.bias\. "):
+        trainer.run()
+    assert replay(tmp_path / "run", device="cpu").kind == "nothing"  # that hook was the cause
 
 
 def test_a_run_without_such_a_step_says_so(tmp_path):

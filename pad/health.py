@@ -25,12 +25,19 @@ def feature_std(features: Tensor) -> float:
 
 
 @torch.no_grad()
-def measure(method: Any, images: Tensor) -> dict[str, float]:
-    """``rankme`` and ``feature_std`` of the patch tokens that the encoder, in eval mode, gives for (b, c, h, w)."""
+def measure(method: Any, images: Tensor) -> dict[str, float | None]:
+    """``rankme`` and ``feature_std`` of the patch tokens that the encoder, in eval mode, gives for (b, c, h, w).
+
+    None where tokens are not finite.
+    """
     training, encoder = method.training, method.encoder
     method.eval()
     try:
         tokens = encoder.forward_features(images)[:, encoder.num_prefix_tokens :].flatten(0, 1)
     finally:
         method.train(training)
+    largest = tokens.abs().max()
+    if not largest.isfinite():
+        return {"rankme": None, "feature_std": None}
+    tokens = tokens.float() / largest.clamp_min(torch.finfo(torch.float32).tiny)  # their squares must be finite too
     return {"rankme": round(rankme(tokens), 3), "feature_std": round(feature_std(tokens), 5)}

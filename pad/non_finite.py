@@ -91,7 +91,8 @@ class Finding:
             "gradient": f"all outputs are finite; going back, the gradient that reaches the output of {self.name} is "
             "the first that is not, so what follows it overflows",
             "parameter": f"all outputs and their gradients are finite, the gradient of {self.name} is not",
-            "norm": f"all gradients are finite, but so large that their norm is not; the largest is in that of {self.name}",
+            "norm": "all gradients are finite, but so large that their norm is not; the largest value is in that of "
+            f"{self.name}",
             "nothing": "taken again, not compiled, all of it is finite: a fault of the device, or of a compiled kernel",
         }[self.kind]
         return f"{where} (pass {self.number} of {self.passes})." if self.number else f"{where}."

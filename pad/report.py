@@ -103,6 +103,9 @@ def collapse(metrics: list[dict[str, Any]]) -> str:
     health = [line for line in metrics if "feature_std" in line]
     if not health:
         return ""
+    broken = next((line for line in health if line["feature_std"] is None), None)
+    if broken:
+        return f"Features were not finite at step {broken['step']:,}."
     first, last = health[0], health[-1]
     fallen = next((line for line in health if line["feature_std"] < COLLAPSED * first["feature_std"]), None)
     said = f"RankMe {short(first['rankme'])} to {short(last['rankme'])}, feature spread "
@@ -150,7 +153,7 @@ def charts(metrics: list[dict[str, Any]]) -> list[Chart]:
     """Every curve that the run has values for."""
 
     def points(name: str, factor: float = 1.0) -> list[tuple[float, float]]:
-        return [(line["step"], factor * line[name]) for line in metrics if name in line]
+        return [(line["step"], factor * line[name]) for line in metrics if line.get(name) is not None]
 
     scales = [line for line in metrics if line.get("scale")]
     depth = len(scales[0]["scale"]) if scales else 0

@@ -37,19 +37,23 @@ class Watch:
         if picture is not None and self.monitor:
             self.monitor.panel(step, picture)
 
-    def health(self, method: Any) -> dict[str, float]:
-        """RankMe and spread of the features; a collapse is said."""
+    def health(self, method: Any) -> dict[str, float | None]:
+        """RankMe and spread of the features; a collapse is said, and values that are not finite."""
         health = measure(method, self.panels.images(self.device))
         if self.monitor:
             self._warn(self.monitor, health, "lower --blr or raise --ema" if hasattr(method, "ema") else "lower --blr")
         return health
 
-    def _warn(self, monitor: Monitor, health: dict[str, float], advice: str) -> None:
+    def _warn(self, monitor: Monitor, health: dict[str, float | None], advice: str) -> None:
+        rank, spread = health["rankme"], health["feature_std"]
+        if rank is None or spread is None:
+            monitor.say(f"warning: the encoder's features are not finite; {advice}.")
+            return
         if self._first is None:  # perhaps measured before this process continued the run
-            before = (line["feature_std"] for line in read_metrics(monitor.run) if "feature_std" in line)
-            self._first = next(before, health["feature_std"])
-        if health["feature_std"] < COLLAPSED * self._first:
+            before = (line["feature_std"] for line in read_metrics(monitor.run) if line.get("feature_std") is not None)
+            self._first = next(before, spread)
+        if spread < COLLAPSED * self._first:
             monitor.say(
-                f"warning: features collapse: their spread fell from {self._first:.3g} to "
-                f"{health['feature_std']:.3g}, RankMe {health['rankme']:.1f}; {advice}."
+                f"warning: features collapse: their spread fell from {self._first:.3g} to {spread:.3g}, "
+                f"RankMe {rank:.1f}; {advice}."
             )

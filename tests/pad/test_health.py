@@ -2,7 +2,8 @@ import pytest
 import torch
 from training_runs import config, make_manifest, train
 
-from pad.health import COLLAPSED, feature_std, rankme
+from msip.errors import RunError
+from pad.health import COLLAPSED, feature_std, measure, rankme
 from pad.monitor import read_metrics
 
 
@@ -25,3 +26,36 @@ def test_a_run_that_collapses_says_so_and_another_does_not(tmp_path, capsys, blr
     assert (spread[-1] < COLLAPSED * spread[0]) is collapses and bool(said) is collapses
     assert ("Features collapsed at step" in (tmp_path / "run/report.html").read_text()) is collapses
     assert all(f"from {spread[0]:.3g} to" in line and line.endswith("lower --blr.") for line in said)
+
+
+def test_features_beyond_all_numbers_end_the_run_as_any_step_that_is_not_finite(tmp_path, capsys):
+    """The first update blows the weights up: features cannot be measured, and the next step cannot be taken."""
+    data = make_manifest(tmp_path / "data").root
+    with pytest.raises(RunError, match="is not finite at step 2 "):
+        train(config(data, tmp_path / "run", paradigm="continual", blr=1e8, warmup_epochs=0))
+    line = read_metrics(tmp_path / "run")[-1]
+    assert line["step"] == 1 and line["rankme"] is None and line["feature_std"] is None
+    assert "warning: the encoder's features are not finite; lower --blr." in capsys.readouterr().err
+    assert (tmp_path / "run/checkpoints/step-00000001").is_dir()
+    assert "Features were not finite at step 1." in (tmp_path / "run/report.html").read_text()
+
+
+def test_health_does_not_depend_on_how_large_features_are():
+    class Encoder:
+        num_prefix_tokens = 0
+
+        def __init__(self, size: float) -> None:
+            self.size = size
+
+        def forward_features(self, images):
+            return images * self.size
+
+    def health(size: float) -> dict[str, float]:
+        method = torch.nn.Module()
+        method.encoder = Encoder(size)
+        return measure(method, tokens)
+
+    tokens = torch.randn(2, 50, 8)
+    assert health(1.0)["rankme"] > 7
+    for size in (1e-30, 1e30):
+        assert health(size) == pytest.approx(health(1.0), rel=1e-3)

@@ -127,6 +127,9 @@ def test_collapse_is_said():
     lines = [{"step": s, "loss": 1.0, "feature_std": f, "rankme": 5.0} for s, f in ((1, 0.9), (5, 0.05), (9, 0.04))]
     assert collapse(lines).startswith("Features collapsed at step 5")
     assert collapse(lines[:1]).startswith("No collapse") and collapse([]) == ""
+    lines.append({"step": 7, "loss": 1.0, "rankme": None, "feature_std": None})
+    assert collapse(lines) == "Features were not finite at step 7."
+    assert next(chart for chart in charts(lines) if chart.title == "RankMe")
 
 
 def test_points_lie_where_the_axis_says():

@@ -86,6 +86,9 @@ FREE_ON_RESUME = frozenset(
 )
 """Options that may differ when a run is continued; every other one would make it another run."""
 
+FREE_AFTER_NON_FINITE = frozenset({"blr", "clip_grad"})
+"""Options that may differ as well from before a step on that was not finite."""
+
 DEFAULT_BATCH = {"cuda": 256, "cpu": 32}
 """``batch_size`` where none is given and the data has as many images."""
 
@@ -225,13 +228,13 @@ class PretrainConfig(BaseModel):
             values.update({"data": stored["config"]["data"]} if stored else {})
         return cls(**values)
 
-    def continued(self, stored: dict[str, Any]) -> PretrainConfig:
-        """The configuration that continues a run: its stored one, with what may change taken from here.
+    def continued(self, stored: dict[str, Any], free: frozenset[str] = FREE_ON_RESUME) -> PretrainConfig:
+        """The configuration that continues a run: its stored one, with what may change (``free``) taken from here.
 
         Raises ``RunError`` if an option was given that would make it another run.
         """
         before = PretrainConfig(**stored)
-        for name in sorted(self.explicit - FREE_ON_RESUME):
+        for name in sorted(self.explicit - free):
             mine, its = getattr(self, name), getattr(before, name)
             moved = name in ("init", "teacher") and mine and its and Path(mine).name == Path(its).name
             if mine != its and name != "preset" and not moved:
@@ -239,7 +242,7 @@ class PretrainConfig(BaseModel):
                     f"{option(name)} {mine} differs from the {its} that the run in {self.out} was started with; "
                     f"leave it out to continue that run, or choose another --out for a new one."
                 )
-        changed = {name: getattr(self, name) for name in self.explicit & FREE_ON_RESUME}
+        changed = {name: getattr(self, name) for name in self.explicit & free}
         kept = {name: value for name, value in stored.items() if name not in ("batch_size", "accumulate", "resume")}
         if not changed.keys() & {"batch_size", "accumulate"}:  # on more processes, fewer passes make the same step
             kept["batch_size"] = stored["batch_size"]

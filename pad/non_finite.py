@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from msip.errors import RunError
+from pad.checkpoints import list_checkpoints
 from pad.config import Plan, PretrainConfig
 from pad.data import PretrainDataset, epoch_order
 from pad.parallel import Alone
@@ -96,6 +97,15 @@ class Finding:
             "nothing": "taken again, not compiled, all of it is finite: a fault of the device, or of a compiled kernel",
         }[self.kind]
         return f"{where} (pass {self.number} of {self.passes})." if self.number else f"{where}."
+
+
+def advice(config: PretrainConfig, step: int, *, bf16: bool) -> str:
+    """What may get a run past ``step``; from the state just before it, another learning rate changes nothing."""
+    earlier = next((path for path in list_checkpoints(config.out) if path.name < f"step-{step:08d}"), None)
+    how = f"with a lower --blr, e.g. {config.blr / 2:g}, or with --clip-grad"
+    again = f"Continue from before with --resume {earlier} and" if earlier else "Start a new run in another --out"
+    precise = "Give --resume auto --precision fp32. If that does not help: " if bf16 else ""
+    return f"{precise}{again} {how}."
 
 
 def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts) -> Finding:

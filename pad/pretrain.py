@@ -45,7 +45,17 @@ from pad.adapters import (
 )
 from pad.bottleneck import PadConfig
 from pad.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
-from pad.config import PRESETS, RUN_FILE, Plan, PretrainConfig, batch_sizes, default_workers, make_plan, option
+from pad.config import (
+    FREE_AFTER_NON_FINITE,
+    PRESETS,
+    RUN_FILE,
+    Plan,
+    PretrainConfig,
+    batch_sizes,
+    default_workers,
+    make_plan,
+    option,
+)
 from pad.cost import count_flops
 from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_index
 from pad.encoders import LoadReport, create_encoder
@@ -61,7 +71,7 @@ from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import PARADIGMS, apply_paradigm, prepare_encoder
 from pad.processes import Ranks, pick_device, process_group, uses_bf16
 from pad.report import REPORT, RESULT, write_report
-from pad.resume import find_start, refuse_other_step
+from pad.resume import find_start, free_options, refuse_other_step
 from pad.step import in_chans, make_optimizer
 from pad.trainer import Trainer
 from pad.weight_files import save_tensors
@@ -129,7 +139,7 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
     seen = list_checkpoints(config.out)
     stored, checkpoint = find_start(config, say)
     if stored:
-        config = config.continued(stored["config"])
+        config = config.continued(stored["config"], free_options(checkpoint))
     if stored and checkpoint and (config.out / RESULT).is_file():
         say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
         if not (config.out / REPORT).is_file() and ranks.rank == 0:
@@ -444,11 +454,14 @@ def write_run(
         **where,
     }
     if stored and checkpoint:
-        here = {**stored["config"], "data": str(config.data), "out": str(config.out)}
+        before, now = stored["config"], content["config"]
+        changed = {name: now[name] for name in sorted(FREE_AFTER_NON_FINITE) if now[name] != before.get(name)}
+        was = {"before": {name: before.get(name) for name in changed}} if changed else {}
         content = {
             **stored,
-            "config": here,
-            "continued": [*stored.get("continued", []), {"step": checkpoint.step, **where}],
+            "config": {**before, **changed, "data": str(config.data), "out": str(config.out)},
+            "plan": {**stored["plan"], "lr": plan.lr},
+            "continued": [*stored.get("continued", []), {"step": checkpoint.step, **changed, **was, **where}],
         }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_bytes(config.out / RUN_FILE, text.encode())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from msip.errors import RunError
 from msip.files import write_bytes
 from pad.charts import colour, line_chart, short
-from pad.config import PretrainConfig, read_run
+from pad.config import PretrainConfig, option, read_run
 from pad.cost import TERA, duration
 from pad.health import COLLAPSED
 from pad.monitor import GAP_PX, encode_png, read_metrics
@@ -247,8 +247,16 @@ def _cost_rows(stored: dict[str, Any], cost: dict[str, Any], result: dict[str, A
         rows.append(("expected before the first step", duration(result["estimated_s"])))
     if result:
         rows.append(("images that could not be read", result["unreadable_images"]))
-    rows += [("continued at step", entry["step"]) for entry in stored.get("continued", [])]
+    rows += [("continued at step", _continued(entry)) for entry in stored.get("continued", [])]
     return rows
+
+
+def _continued(entry: dict[str, Any]) -> str:
+    """The step, and options that were changed there."""
+    changed = [
+        f"{option(name)} {number(entry[name])}, before {number(was)}" for name, was in entry.get("before", {}).items()
+    ]
+    return ", ".join([number(entry["step"]), *changed])
 
 
 def _options(config: dict[str, Any]) -> list[tuple[str, Any]]:

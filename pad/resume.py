@@ -8,7 +8,8 @@ from typing import Any
 
 from msip.errors import RunError
 from pad.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_checkpoint, read_checkpoint
-from pad.config import RUN_FILE, Plan, PretrainConfig, read_run
+from pad.config import FREE_AFTER_NON_FINITE, FREE_ON_RESUME, RUN_FILE, Plan, PretrainConfig, read_run
+from pad.non_finite import NON_FINITE, StepFacts
 
 
 def find_start(config: PretrainConfig, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, Checkpoint | None]:
@@ -45,6 +46,15 @@ def _named_start(config: PretrainConfig, path: Path, existing: list[Path]) -> tu
     if stored is None:
         raise RunError(f"--resume {path}: {run / RUN_FILE} is missing; give a checkpoint inside its run's folder.")
     return stored, checkpoint
+
+
+def free_options(checkpoint: Checkpoint | None) -> frozenset[str]:
+    """Options that may differ from those of the run that ``checkpoint`` is of. Raises ``RunError``."""
+    if checkpoint is not None:
+        run = checkpoint.path.resolve().parents[1]
+        if (run / NON_FINITE).is_file() and checkpoint.step <= StepFacts.read(run).step:
+            return FREE_ON_RESUME | FREE_AFTER_NON_FINITE
+    return FREE_ON_RESUME
 
 
 def refuse_other_step(checkpoint: Checkpoint, plan: Plan) -> None:

@@ -29,7 +29,7 @@ from pad.cost import Estimate, Speed
 from pad.data import EpochSampler, PretrainDataset, make_loader, start_reading
 from pad.memory import is_out_of_memory, memory_ran_out
 from pad.monitor import Clock, Monitor, Panels, memory_bytes
-from pad.non_finite import NON_FINITE, StepFacts, find_non_finite
+from pad.non_finite import NON_FINITE, StepFacts, advice, find_non_finite
 from pad.paradigms import scales_frozen_at
 from pad.parallel import Alone, Replicated, Sharded
 from pad.processes import Ranks, Stop
@@ -272,15 +272,15 @@ class Trainer:
         if self.ranks.rank == 0:
             write_json(self.config.out / NON_FINITE, facts.as_json())
         self._save()
-        where = ""
+        where = "."
         if self.ranks.rank == 0 and not self.parallel.collective:
             self._calls.compiled = False  # a compiled block does not call the hooks of what is in it
-            where = find_non_finite(self._on_device, self.dataset, facts).sentence() + " "
+            where = f": {find_non_finite(self._on_device, self.dataset, facts).sentence()}"
         self.ranks.wait()  # the first process may still be looking for the layer
         raise RunError(
-            f"the loss or its gradient is not finite at step {bad + 1} (epoch {self.epoch + 1}). {where}The state "
+            f"the loss or its gradient is not finite at step {bad + 1} (epoch {self.epoch + 1}){where} The state "
             f"before is kept in {self.config.out / FOLDER}, the step in {NON_FINITE}: `msip replay "
-            f"{self.config.out}` takes it again. Lower --blr, set --clip-grad, or give --precision fp32."
+            f"{self.config.out}` takes it again. {advice(self.config, bad, bf16=self._on_device.bf16)}"
         )
 
     def _log(self) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from test_trainer import trainer_of
-from training_runs import config, make_manifest
+from training_runs import config, make_manifest, train
 from typer.testing import CliRunner
 
 from cli.main import app
 from msip.errors import RunError
 from pad.bottleneck import Adapter
-from pad.non_finite import Finding, StepFacts, _passes, _watched_pass
+from pad.config import PretrainConfig, read_run
+from pad.non_finite import Finding, StepFacts, _passes, _watched_pass, advice
 from pad.parallel import Alone
 from pad.replay import replay
 from pad.step import Step
@@ -147,6 +150,45 @@ def test_gradients_too_large_for_their_norm_are_said_to_be(data, tmp_path):
     with pytest.raises(RunError, match=r"so large that their norm is not; .* that of decoder_pred\.bias\. "):
         trainer.run()
     assert replay(tmp_path / "run", device="cpu").kind == "nothing"  # that hook was the cause
+
+
+@pytest.fixture(scope="module")
+def blown_up(data, tmp_path_factory) -> tuple[Path, str]:
+    """A run whose second step is far too long, so that the third cannot be taken; and what it said."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.raises(RunError, match="is not finite at step 3 ") as error:
+        train(config(data, run, paradigm="continual", blr=1e8, warmup_epochs=1, save_every=1))
+    return run, str(error.value)
+
+
+def test_the_advice_after_such_a_step_can_be_followed(data, blown_up, tmp_path):
+    run, said = blown_up
+    advised = f"with --resume {run}/checkpoints/step-00000001 and with a lower --blr, e.g. 5e+07, or with --clip-grad."
+    assert said.endswith(f"Continue from before {advised}")
+    run = shutil.copytree(run, tmp_path / "run")
+    earlier = str(run / "checkpoints/step-00000001")
+    result = train(PretrainConfig(data=data, out=run, resume=earlier, blr=1e-3, clip_grad=1.0))
+    assert result.status == "finished" and result.lr == pytest.approx(1e-3 * 8 / 256)
+    stored = read_run(run)
+    assert (stored["config"]["blr"], stored["config"]["clip_grad"]) == (1e-3, 1.0)
+    entry = stored["continued"][0]
+    assert (entry["step"], entry["blr"], entry["clip_grad"]) == (1, 1e-3, 1.0)
+    assert entry["before"] == {"blr": 1e8, "clip_grad": None} and stored["plan"]["lr"] == result.lr
+    assert "1, --blr 0.001, before" in (run / "report.html").read_text()
+    with pytest.raises(RunError, match=r"--blr 0\.002 differs from the 0\.001"):  # past that step, a run like any other
+        train(PretrainConfig(data=data, out=run, resume="auto", blr=2e-3))
+
+
+def test_other_options_stay_as_they_were_after_such_a_step(data, blown_up):
+    with pytest.raises(RunError, match=r"--mask-ratio .* differs"):
+        train(PretrainConfig(data=data, out=blown_up[0], resume="auto", blr=1e-3, mask_ratio=0.5))
+
+
+def test_without_an_earlier_checkpoint_the_advice_is_a_new_run(data, tmp_path):
+    with pytest.raises(RunError, match=r"Start a new run in another --out with a lower --blr, e\.g\. 5e\+07, or"):
+        train(config(data, tmp_path / "run", paradigm="continual", blr=1e8, warmup_epochs=0))
+    options = PretrainConfig(data=data, out=tmp_path / "run", resume="auto")
+    assert "Give --resume auto --precision fp32. If" in advice(options, 1, bf16=True)
 
 
 def test_a_run_without_such_a_step_says_so(tmp_path):

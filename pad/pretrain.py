@@ -61,6 +61,7 @@ from pad.data import ImageIndex, PretrainDataset, open_data, to_device, write_in
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.create import lasting_init
 from pad.encoders.fit import size_text
+from pad.encoders.layouts import averaged
 from pad.encoders.tokens import grid_size
 from pad.lora import merge_lora
 from pad.memory import Trial, find_batch_size
@@ -184,10 +185,10 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
     if stopped:
         say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
     if ranks.rank == 0:
-        encoder = trainer.method.encoder
+        method = trainer.method
         if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
-            encoder = encoder_of_checkpoint(config)
-        _export(config, encoder, parameters, result)
+            method = method_of_checkpoint(config)
+        _export(config, method, parameters, result)
         say(f"the run on one page: {write_report(config.out)}")
     return result
 
@@ -517,20 +518,22 @@ def announce(
         say(f"continues at step {checkpoint.step:,}.")
 
 
-def encoder_of_checkpoint(config: PretrainConfig) -> Any:
-    """The encoder as the run's newest checkpoint has it, on the CPU."""
+def method_of_checkpoint(config: PretrainConfig) -> Method:
+    """The method as the run's newest checkpoint has it, on the CPU."""
     checkpoint, _ = newest_checkpoint(config.out)
     method, _ = build_method(config, _silent, load=False)
     assert checkpoint is not None
     method.load_state_dict(checkpoint.model)
-    return method.encoder
+    return method
 
 
-def _export(config: PretrainConfig, encoder: Any, parameters: dict[str, int], result: PretrainResult) -> None:
+def _export(config: PretrainConfig, method: Method, parameters: dict[str, int], result: PretrainResult) -> None:
     """Write loss.png and, for a finished run, the weights and the result, which says that all is there."""
     plot_loss(config.out)
     if result.status != "finished":
         return
+    method.load_state_dict(averaged(method.state_dict()))
+    encoder = method.encoder
     if has_adapters(encoder):
         save_adapters(encoder, config.out / "adapter.safetensors", init=lasting_init(config.model, init_of(config)))
     if parameters["trained_trunk"]:

@@ -23,6 +23,7 @@ from pad.lora import merge_lora
 from pad.weight_files import State
 
 ENCODER = "encoder."  # how a pre-training method names its encoder's tensors
+TEACHER = "teacher/"  # and those of a teacher that is its moving average, with slashes for dots
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 _HEAD = ("decoder_", "mask_token")
@@ -72,8 +73,17 @@ class Parts:
     layout: str = ""
 
 
+def averaged(state: State) -> State:
+    """A method's tensors with those that a teacher follows replaced by the teacher's; without one as they are."""
+    return {name: state.get(TEACHER + name.replace(".", "/"), tensor) for name, tensor in state.items()}
+
+
 def from_run(state: State) -> Parts:
-    """A checkpoint of this project: the encoder under ``encoder.`` (LoRA is merged), the method's head beside it."""
+    """A checkpoint of this project: the encoder under ``encoder.`` (LoRA is merged), the method's head beside it.
+
+    Of iBOT these are the teacher's, as its authors evaluate it.
+    """
+    state = averaged(state)
     encoder = {name.removeprefix(ENCODER): tensor for name, tensor in state.items() if name.startswith(ENCODER)}
     return Parts(merge_lora(encoder), {name: tensor for name, tensor in state.items() if not name.startswith(ENCODER)})
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from msip.errors import ModelError
 from pad.adapters import ADAPTER, has_adapters
 from pad.encoders.fit import UNUSED
+from pad.encoders.layouts import TEACHER
 from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
 from pad.methods.base import ENCODER, Method, MethodOutput
 from pad.methods.patches import initialise_vit
@@ -116,16 +117,16 @@ class IBOT(Method):
 
     def trained(self, names: set[str]) -> None:
         """Let the teacher follow these parameters, from now on its own copies; all others are shared."""
-        for name in [name for name in self._buffers if name.startswith("teacher/")]:
+        for name in [name for name in self._buffers if name.startswith(TEACHER)]:
             delattr(self, name)
         parameters = dict(self.named_parameters())
         for name in sorted(names - {"mask_token"}):  # the teacher sees no masks
-            self.register_buffer("teacher/" + name.replace(".", "/"), parameters[name].detach().clone())
+            self.register_buffer(TEACHER + name.replace(".", "/"), parameters[name].detach().clone())
 
     def teacher_tensors(self) -> dict[str, Tensor]:
         """The teacher's own tensors by the student's names."""
-        taken = {name: buffer for name, buffer in self._buffers.items() if name.startswith("teacher/")}
-        return {n.removeprefix("teacher/").replace("/", "."): b for n, b in taken.items() if b is not None}
+        taken = {name: buffer for name, buffer in self._buffers.items() if name.startswith(TEACHER)}
+        return {n.removeprefix(TEACHER).replace("/", "."): b for n, b in taken.items() if b is not None}
 
     def initialise_encoder(self) -> None:
         """MAE's start from scratch, for both networks."""

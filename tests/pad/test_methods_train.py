@@ -14,6 +14,8 @@ from training_runs import config, fingerprint, losses, make_manifest, train
 
 from msip.crops import RoiCrop
 from msip.errors import RunError
+from pad.encoders import load_encoder
+from pad.export import export_model
 from pad.monitor import Monitor
 from pad.views import MultiCrop, block_mask, grown
 
@@ -61,6 +63,45 @@ def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path, m
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert all(np.isfinite(loss) for _, loss in losses(tmp_path / "cut"))
     assert (tmp_path / "whole/adapter.safetensors").is_file()
+
+
+@pytest.mark.parametrize("paradigm", ["pad", "continual"])
+def test_ibot_leaves_its_teacher(paradigm, data, tmp_path, monkeypatch):
+    """Stopped, finished and exported, a run gives the moving average, not the student."""
+    options = {"method": "ibot", "epochs": 2, "scale_freeze": 0.0, "paradigm": paradigm, **METHODS["ibot"]}
+    run = tmp_path / "run"
+
+    def kept(step):
+        checkpoint = load_file(run / f"checkpoints/step-{step:08d}/model.safetensors")
+        teacher = {n.removeprefix("teacher/"): t for n, t in checkpoint.items() if n.startswith("teacher/encoder/")}
+        assert len(teacher) > 20
+        names = {name: name.replace("/", ".") for name in teacher}
+        assert not all(torch.equal(teacher[name], checkpoint[names[name]]) for name in teacher)  # the student went on
+        return {names[name].removeprefix("encoder."): tensor for name, tensor in teacher.items()}
+
+    def given(path):
+        return load_encoder(path).state_dict()
+
+    advance, counter = Monitor.advance, itertools.count(1)
+
+    def terminate(self):
+        advance(self)
+        if next(counter) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Monitor, "advance", terminate)
+    assert train(config(data, run, **options)).status == "stopped"
+    wanted, found = kept(4), given(run)
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    monkeypatch.setattr(Monitor, "advance", advance)
+    assert train(config(data, run, resume="auto", **options)).status == "finished"
+    export_model(run, tmp_path / "export", format="timm")
+    wanted = kept(6)
+    for path in (run, run / "checkpoints/step-00000006", tmp_path / "export"):
+        found = given(path)
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    saved = load_file(run / ("adapter.safetensors" if paradigm == "pad" else "encoder.safetensors"))
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in saved.items() if name in wanted)
 
 
 def _rank(options, rank, port):

@@ -192,7 +192,10 @@ def optimizer_tensors(held: Mapping[str, Tensor], optimizer: Optimizer) -> dict[
 
 
 def restore(checkpoint: Checkpoint, method: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint's tensors into a method and its optimizer. Raises ``RunError`` if they do not fit."""
+    """Move a checkpoint's tensors into a method and its optimizer: it keeps none, which would fill memory all run long.
+
+    Raises ``RunError`` if they do not fit.
+    """
     parameters = dict(method.named_parameters())
     try:
         method.load_state_dict(checkpoint.model)
@@ -213,3 +216,5 @@ def restore(checkpoint: Checkpoint, method: nn.Module, optimizer: Optimizer) -> 
             f"the checkpoint {checkpoint.path} does not fit this model ({reason:.200}); "
             f"resume it with the options of its run."
         ) from error
+    checkpoint.model.clear()
+    checkpoint.optimizer.clear()

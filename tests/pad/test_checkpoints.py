@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_restored_training_goes_on_bit_for_bit(tmp_path):
         its.param_groups[0]["lr"] = 0.1
         its.step()
     assert all(torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+
+
+def test_a_restored_checkpoint_holds_no_memory(tmp_path):
+    checkpoint = read_checkpoint(save(tmp_path, 3))
+    method, optimizer = toy(seed=9)
+    held = [weakref.ref(tensor) for tensor in checkpoint.model.values()]
+    moments = sum(tensor.numel() for tensor in checkpoint.optimizer.values())
+    restore(checkpoint, method, optimizer)
+    assert checkpoint.step == 3 and len(held) > 3 and not any(tensor() is not None for tensor in held)
+    assert not checkpoint.optimizer
+    assert sum(t.numel() for state in optimizer.state.values() for t in state.values()) == moments
 
 
 def test_only_the_frozen_trunk_is_left_out_of_every_checkpoint(tmp_path):

@@ -387,11 +387,11 @@ def _split_batch(config: PretrainConfig, images: int, device: str, world: int) -
             (f"the preset's batch of {wanted:,} exceeds the {images:,} images, {used:,} used",),
         )
     if accumulate:
-        return _exact(wanted, accumulate * world, "accumulate"), accumulate, ()
+        return _exact(wanted, accumulate, world, "accumulate"), accumulate, ()
     if not batch_size:
-        share = _exact(wanted, world, "effective_batch")
+        share = _share(wanted, world, limit)
         batch_size = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
-    return batch_size, _exact(wanted, batch_size * world, "batch_size"), ()
+    return batch_size, _exact(wanted, batch_size, world, "batch_size"), ()
 
 
 def batch_sizes(share: int) -> list[int]:
@@ -399,13 +399,28 @@ def batch_sizes(share: int) -> list[int]:
     return [size for size in range(1, share + 1) if share % size == 0]
 
 
-def _exact(effective: int, part: int, name: str) -> int:
-    if effective % part:
+def _share(effective: int, world: int, limit: int) -> int:
+    """Images of one process; the step proposed where these are not whole has as few passes as there can be."""
+    if effective % world:
+        passes = math.ceil(effective / (world * limit))
+        size = max(1, round(effective / (world * passes)))
         raise RunError(
-            f"an effective batch of {effective} cannot be split into parts of {part} ({option(name)} x processes); "
-            f"choose {option(name)} so that it divides {effective}."
+            f"a step of {effective:,} images cannot be shared out among {world} processes; choose --effective-batch "
+            f"{world * passes * size} ({passes} passes of {size} images a process)."
         )
-    return effective // part
+    return effective // world
+
+
+def _exact(effective: int, part: int, world: int, name: str) -> int:
+    whole = part * world
+    if effective % whole:
+        near = max(1, round(effective / whole)) * whole
+        among = f" x {world} processes" if world > 1 else ""
+        raise RunError(
+            f"a step of {effective:,} images cannot be split into parts of {whole:,} ({option(name)} {part}{among}); "
+            f"leave {option(name)} out, or choose --effective-batch {near}."
+        )
+    return effective // whole
 
 
 def default_workers(device: str, local_world: int = 1) -> int:

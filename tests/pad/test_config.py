@@ -106,6 +106,26 @@ def test_plans_that_cannot_be_are_one_sentence(options, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "proposed"),
+    [
+        ({"world": 3}, 4104),  # 6 passes of 228
+        ({"world": 7}, 4095),  # 3 passes of 195
+        ({"world": 3, "batch_size": 64}, 4032),
+        ({"world": 3, "accumulate": 5}, 4095),
+        ({"world": 3, "device": "cpu"}, 4128),  # 43 passes of 32
+        ({"batch_size": 48}, 4080),
+    ],
+)
+def test_a_step_that_cannot_be_shared_out_comes_with_one_that_can(options, proposed):
+    """Whoever follows the advice gets a plan of few and large passes."""
+    with pytest.raises(RunError, match=rf"--effective-batch {proposed}\b") as error:
+        plan(preset="pad-paper", images=178756, **options)
+    assert "\n" not in str(error.value) and "4,096" in str(error.value)
+    made = plan(preset="pad-paper", images=178756, effective_batch=proposed, **options)
+    assert made.effective_batch == proposed and made.batch_size >= 32
+
+
 @pytest.mark.parametrize(("text", "words"), [("- 1", "option: value"), ("a: [", "not YAML"), (None, "cannot be read")])
 def test_wrong_files_are_one_sentence(tmp_path, text, words):
     file = tmp_path / "run.yaml"

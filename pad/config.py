@@ -113,6 +113,11 @@ def _weights(value: object) -> object:
     return str(Path(value).absolute()) if Path(value).exists() else value
 
 
+def _may_be_same(before: str, now: str) -> bool:
+    """Whether two paths may mean the same weights: of one name, and not both there."""
+    return Path(before).name == Path(now).name and not (Path(before).exists() and Path(now).exists())
+
+
 class PretrainConfig(BaseModel):
     """The options of ``msip pretrain``, its help included; every problem is raised as ``RunError``, one sentence.
 
@@ -236,7 +241,7 @@ class PretrainConfig(BaseModel):
         before = PretrainConfig(**stored)
         for name in sorted(self.explicit - free):
             mine, its = getattr(self, name), getattr(before, name)
-            moved = name in ("init", "teacher") and mine and its and Path(mine).name == Path(its).name
+            moved = name in ("init", "teacher") and mine and its and _may_be_same(its, mine)
             if mine != its and name != "preset" and not moved:
                 raise RunError(
                     f"{option(name)} {mine} differs from the {its} that the run in {self.out} was started with; "

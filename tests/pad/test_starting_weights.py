@@ -127,3 +127,19 @@ def test_the_papers_milan_asks_for_its_weights(data, tmp_path):
     with pytest.raises(RunError, match=r"give --init FILE, .* milan_vit-base-p16_.*\.pth") as error:
         train(PretrainConfig(data=data, out=tmp_path / "run", preset="pad-milan", max_steps=1, **small))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_other_weights_of_the_same_file_name_are_no_way_to_continue(data, tmp_path, stop_at):
+    for seed, folder in enumerate(("mine", "other")):
+        torch.manual_seed(seed)
+        (tmp_path / folder).mkdir()
+        save_file(
+            timm.create_model("test_vit", img_size=32, num_classes=0).state_dict(), tmp_path / folder / "w.safetensors"
+        )
+    stop_at(1)
+    train(config(data, tmp_path / "run", init=str(tmp_path / "mine/w.safetensors"), max_steps=2))
+    stop_at(None)
+    with pytest.raises(RunError, match=r"--init .*other/w\.safetensors differs from the"):
+        train(
+            PretrainConfig(data=data, out=tmp_path / "run", resume="auto", init=str(tmp_path / "other/w.safetensors"))
+        )

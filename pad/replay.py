@@ -10,10 +10,11 @@ from msip.errors import RunError
 from pad.checkpoints import FOLDER, read_checkpoint
 from pad.config import PretrainConfig, read_run
 from pad.data import ImageIndex, PretrainDataset
+from pad.method_building import build_method
 from pad.non_finite import Finding, StepFacts, find_non_finite
 from pad.paradigms import apply_paradigm
 from pad.parallel import Alone
-from pad.pretrain import INDEX, build_method
+from pad.pretrain import INDEX
 from pad.processes import Ranks, pick_device, uses_bf16
 from pad.step import Step, make_optimizer
 

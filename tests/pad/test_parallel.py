@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import config, fingerprint, losses, make_manifest, train
 
-import pad.pretrain
+import pad.method_building
 from msip.errors import RunError
 from pad.bottleneck import PadConfig
 from pad.data import epoch_order
@@ -56,7 +56,7 @@ def fifty(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     options = {"max_steps": 50, "log_every": 1, "blr": 1e-2, "scale_freeze": 0.5}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pad.pretrain, "PadConfig", NO_DROPOUT)
+        patch.setattr(pad.method_building, "PadConfig", NO_DROPOUT)
         train(config(data, folder / "one", **options))
         for way in ("ddp", "fsdp"):
             run = config(data, folder / way, batch_size=4, parallel=way, **options)
@@ -144,7 +144,7 @@ def test_images_that_only_the_second_process_cannot_read_are_named_and_counted(t
 
 @pytest.mark.slow
 def test_shards_continue_on_one_process(fifty, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pad.pretrain, "PadConfig", NO_DROPOUT)
+    monkeypatch.setattr(pad.method_building, "PadConfig", NO_DROPOUT)
     options = {"max_steps": 50, "log_every": 1, "blr": 1e-2, "scale_freeze": 0.5, "save_every": 20}
     advance = Monitor.advance
     monkeypatch.setattr(Monitor, "advance", lambda self: (advance(self), self._bar.n == 30 and _interrupt())[0])

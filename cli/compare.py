@@ -40,9 +40,9 @@ def compare(
 
     work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)
     lines = run_and_report(work, only=tuple(task or ()), contestants=tuple(contestant or ()), seeds=tuple(seed or ()))
-    header, rows = table(lines, work.file.baseline)
     if as_json:
-        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        print_json([line.as_json() for line in lines])
         return
+    header, rows = table(lines, work.file.baseline)
     print_table(header, rows)
     print_line(f"{MARKDOWN}, {CSV} and a plot in {work.out}")

@@ -96,10 +96,10 @@ def evaluate(
         decoder_channels=decoder_channels,
     )
     work, lines = run(weights, settings, modes, seeds, out, device=device)
-    header, rows = table(lines, modes[0])
     if as_json:
-        found = [dict(zip(header, row, strict=True)) for row in rows]
-        print_json({"folder": str(work.out), "notes": list(work.notes[name]), "results": found})
+        print_json({"folder": str(work.out), "notes": list(work.notes[name]), "results": [x.as_json() for x in lines]})
         return
+    header, rows = table(lines, modes[0])
     print_table(header, rows)
-    print_line(f"{MARKDOWN}, {CSV}, cells and drawn predictions in {work.out}")
+    drawn = "" if task is TaskName.probe else " and drawn predictions"
+    print_line(f"{MARKDOWN}, {CSV}, cells{drawn} in {work.out}")

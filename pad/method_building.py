@@ -27,12 +27,10 @@ METHOD_OPTIONS = (
 ADAPTER_OPTIONS = ("down_size", "scale", "fusion", "blocks")
 
 
-def build_method(
-    config: PretrainConfig, say: Callable[[str], None], *, load: bool = True
-) -> tuple[Method, dict[str, Any]]:
-    """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
+def check_options(config: PretrainConfig, *, load: bool = True) -> None:
+    """Refuse names that are none, and options that do not go together; ``load`` as for ``build_method``.
 
-    ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
+    Raises ``RunError``.
     """
     method_class = METHODS.get(config.method)
     if method_class is None:
@@ -50,6 +48,18 @@ def build_method(
             "--preset pad-milan starts from MILAN's weights, which timm does not have; give --init FILE, e.g. "
             f"MMSelfSup's {METHODS['milan'].published}, as in the paper."
         )
+
+
+def build_method(
+    config: PretrainConfig, say: Callable[[str], None], *, load: bool = True
+) -> tuple[Method, dict[str, Any]]:
+    """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
+
+    ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
+    """
+    check_options(config, load=load)
+    method_class = METHODS[config.method]
+    taken = inspect.signature(method_class).parameters
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)

@@ -63,11 +63,16 @@ def _pretrained_name(model_name: str, init: str) -> str:
     return name
 
 
-def _create(name: str, options: dict[str, Any], *, pretrained: bool = False) -> Any:
+def check_name(name: str) -> None:
+    """Raise ``ModelError`` for a model that timm does not know, with the names that are close to it."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), 3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')."
         raise ModelError(f"timm knows no model {name!r}; {hint}")
+
+
+def _create(name: str, options: dict[str, Any], *, pretrained: bool = False) -> Any:
+    check_name(name)
     try:
         model = timm.create_model(name, **options)  # before any download: the arguments are looked at first
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:

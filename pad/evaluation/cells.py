@@ -14,7 +14,7 @@ import torch
 
 from msip.errors import EvaluationError, RunError
 from msip.files import sha256_file, write_bytes
-from pad.config import Precision
+from pad.config import Precision, option
 from pad.encoders.load import base_weights_of
 from pad.encoders.stored import adapters_alone, weight_files
 from pad.evaluation.data import DetectionData, ProbeData, SegmentationData, share
@@ -77,8 +77,9 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
             raise EvaluationError(f"the task is {self.kind!r}; choose one of {', '.join(get_args(TaskKind))}.")
-        if self.decoder_channels is not None and self.kind == "probe":
-            raise EvaluationError("a probe has no decoder; leave --decoder-channels out.")
+        unused = [name for name in OF_RECIPE if name != "image_size" and getattr(self, name) is not None]
+        if unused and self.kind == "probe":
+            raise EvaluationError(f"a probe trains no decoder and takes no steps; leave {option(unused[0])} out.")
 
     def recipe(self, contestant: Contestant) -> Recipe:
         """How a contestant is trained on it."""
@@ -177,10 +178,21 @@ def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
     odd = [name for name in key if before.get(name) != key[name] and (named or name != "weights")]
     if odd:
         raise EvaluationError(
-            f"{path} was computed with another {odd[0]} ({_short(before.get(odd[0]))}, now {_short(key[odd[0]])}); "
-            "give another --out, or move it away to compute it anew."
+            f"{path} was computed with another {_difference(odd[0], before.get(odd[0]), key[odd[0]])}; give another "
+            "--out, or move it away to compute it anew."
         )
     return Cell(before, evidence, stored["cost"])
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """What differs, for people: of two tables the first entry that does, of hashes their beginning."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        name = next(key for key in now if before.get(key) != now[key])
+        before, now = before.get(name), now[name]
+    kind, _, hashed = name.rpartition("_sha256")
+    if not hashed and kind:
+        return f"hash of {kind} ({str(before)[:12]}, now {str(now)[:12]})"
+    return f"{name.replace('_', ' ')} ({_short(before)}, now {_short(now)})"
 
 
 def _short(value: Any) -> str:

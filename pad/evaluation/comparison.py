@@ -23,15 +23,18 @@ from msip.errors import EvaluationError, RunError
 from msip.files import make_output_folder, write_bytes, write_json
 from pad.checkpoints import newest_checkpoint
 from pad.config import Precision, PretrainConfig, read_options
+from pad.data import open_data
 from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
-from pad.evaluation.encoder import RANDOM, Mode
+from pad.evaluation.encoder import RANDOM, Mode, check_weights
 from pad.evaluation.leaks import Leaks, find_leaks
+from pad.method_building import check_options
 from pad.pretrain import RESULT, pretrain, tell
 from pad.processes import Ranks, pick_device
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
 ORIGIN = "origin.txt"
+DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -138,7 +141,9 @@ class Comparing:
         device: str = "auto",
         say: Say = tell,
     ) -> None:
-        self.file, self.root, self.out, self.say = comparison, root, make_output_folder(out), say
+        if device not in DEVICES:
+            raise EvaluationError(f"--device is {device!r}; choose one of {', '.join(DEVICES)}.")
+        self.file, self.root, self.out, self.say = comparison, root, out, say
         self.runs = runs or out / "runs"
         self._pretrained: set[str] = set()
         self._failed: list[str] = []
@@ -172,6 +177,8 @@ class Comparing:
         _check_names("contestant", contestants, self.file.contestants)
         _check_names("seed", seeds, {seed for name in self.file.tasks for seed in self._seeds(name)})
         self._failed = []
+        self._check(only or tuple(self.file.tasks), contestants or tuple(self.file.contestants))
+        make_output_folder(self.out)
         results = {name: self._there(name) for name in self.file.tasks}
         for name in self.file.tasks:
             if not only or name in only:
@@ -182,6 +189,33 @@ class Comparing:
                 f"{len(self._failed)} cells could not be computed, the others are in {self.out}; {self._failed[0]}"
             )
         return {task: found for task, found in results.items() if found}
+
+    def _check(self, tasks: tuple[str, ...], contestants: tuple[str, ...]) -> None:
+        """Refuse what can be known to fail before anything is computed: names, options, missing files."""
+        for name in tasks:
+            if not self.task(name).data.is_dir():
+                raise EvaluationError(f"{self.task(name).data}, the data of {name}, is no folder; correct its path.")
+        for name in contestants:
+            weights = self.file.contestants[name].weights
+            if all(path.is_file() for task in tasks for path in self._paths(name, task).values()):
+                continue
+            if weights.startswith(RUN):
+                self._check_pretraining(weights.removeprefix(RUN))
+            else:
+                check_weights(self._place(weights))
+
+    def _check_pretraining(self, run: str) -> None:
+        if (self.runs / run / RESULT).is_file():
+            return
+        options = self._placed(self._options(run))
+        start = str(options.get("init", ""))
+        if start.startswith(RUN):
+            options.pop("init")
+            self._check_pretraining(start.removeprefix(RUN))
+        config = PretrainConfig(**options, out=self.runs / run)
+        check_options(config)
+        check_weights(f"{RANDOM}{config.model}")
+        open_data(config.data)
 
     def _seeds(self, name: str) -> tuple[int, ...]:
         return self.file.tasks[name].seeds or self.file.seeds

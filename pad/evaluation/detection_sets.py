@@ -44,12 +44,16 @@ YOLO_BOX, YOLO_SCORED = 5, 6
 
 @dataclass
 class BoxedImage:
-    """An image and its boxes (x1, y1, x2, y2, class, crowd); ``relative``: centre, width and height in 0 to 1."""
+    """An image and its boxes (x1, y1, x2, y2, class, crowd).
+
+    ``relative``: centre, width and height in 0 to 1. ``size``: (width, height) of the image as the annotations have it.
+    """
 
     name: str
     image: Path
     boxes: list[tuple[float, float, float, float, int, bool]] = field(default_factory=list)
     relative: bool = False
+    size: tuple[int, int] | None = None
 
 
 BoxedListing = Listing[BoxedImage]
@@ -107,7 +111,8 @@ def _hit_uav(root: Path) -> BoxedListing | None:
     dates = Counter(str(image.get("date_captured")) for part in sets for image in part.images)
     if len(dates) < 2:
         raise EvaluationError(
-            f"{root}: HIT-UAV is split by capture date, and all its images are of {next(iter(dates))}."
+            f"{root}: HIT-UAV is split by capture date (date_captured), and all its images are of {next(iter(dates))}; "
+            "give the set's complete annotations."
         )
     names = [name for name in sets[0].categories.values() if name != DONT_CARE]
     held_out = held_out_dates(dates)
@@ -212,7 +217,9 @@ def _boxed(part: _Coco, numbers: dict[int, int], homes: list[Path], notes: list[
         if image["id"] in table:
             raise EvaluationError(f"{part.path}: the image id {image['id']} is given twice; make the ids unique.")
         path = _found(image["file_name"], homes, part.path)
-        table[image["id"]] = BoxedImage(Path(image["file_name"]).stem, path)
+        wide, high = image.get("width"), image.get("height")
+        size = (wide, high) if isinstance(wide, int) and isinstance(high, int) and wide and high else None
+        table[image["id"]] = BoxedImage(Path(image["file_name"]).stem, path, size=size)
     left_out: Counter[str] = Counter()
     for annotation in part.annotations:
         corners, category = _coco_box(annotation, part.path)
@@ -343,6 +350,9 @@ def _yolo_folder(images: Path, labels: Path, classes: tuple[str, ...], notes: li
     place = f"{images.parent.name}/{images.name}"
     if missing:
         notes.append(f"{missing} images of {place} have no label file: taken as without objects")
+    alone = sorted(files.keys() - {ref.name for ref in refs})
+    if alone:
+        notes.append(f"{len(alone)} label files have no image in {place} and are left out, e.g. {alone[0]}.txt")
     if outlines:
         notes.append(f"{outlines} outlines of {place} are taken as the boxes around them")
     return refs
@@ -419,6 +429,11 @@ def read_detection(root: Path) -> DetectionData:
 def _decode(ref: BoxedImage) -> DetectionItem:
     image = read_image(ref.image)
     height, width = image.shape
+    if ref.size is not None and ref.size != (width, height):
+        raise EvaluationError(
+            f"{ref.image} is {width} x {height} px, its annotations are for {ref.size[0]} x {ref.size[1]}; they must "
+            "be equal."
+        )
     size = np.array([width, height, width, height], np.float32)
     boxes = np.array([box[:4] for box in ref.boxes], np.float32).reshape(-1, 4)
     if ref.relative:

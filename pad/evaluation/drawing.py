@@ -46,7 +46,7 @@ def draw_masks(items: Sequence[SegmentationItem], predictions: Sequence[Grey], c
         (paint(items[i].image, items[i].mask), paint(items[i].image, predictions[i]))
         for i in _chosen(items, lambda item: (item.mask > 0).any())
     ]
-    return _sheet(columns)
+    return _sheet(columns, dict(zip(classes[1:], colours[1:], strict=True)))
 
 
 def draw_detections(
@@ -71,11 +71,11 @@ def draw_detections(
                 paint(items[i].image, found[i]["boxes"][sure], found[i]["labels"][sure]),
             )
         )
-    return _sheet(columns)
+    return _sheet(columns, dict(zip(classes, colours, strict=True)))
 
 
-def _sheet(columns: list[tuple[Colour, Colour]]) -> bytes:
-    """Columns of equal height side by side, a caption above each row."""
+def _sheet(columns: list[tuple[Colour, Colour]], key: dict[str, Colour]) -> bytes:
+    """Columns of equal height side by side, a caption above each row, and which colour is which class below."""
     rows = []
     for row, title in enumerate(("truth", "predicted")):
         cells = []
@@ -92,4 +92,22 @@ def _sheet(columns: list[tuple[Colour, Colour]]) -> bytes:
         caption = np.full((_CAPTION_PX, strip.shape[1], 3), 255, np.uint8)
         cv2.putText(caption, title, (4, _CAPTION_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         rows += [caption, strip]
+    rows += _key(key, rows[0].shape[1])
     return bytes(cv2.imencode(".jpg", np.concatenate(rows), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+
+def _key(colours: dict[str, Colour], width: int) -> list[Colour]:
+    """Lines of names, a square of its colour before each."""
+    lines: list[Colour] = []
+    left = width
+    for name, colour in colours.items():
+        needed = 2 * _CAPTION_PX + cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]
+        if left + needed > width or not lines:
+            lines.append(np.full((_CAPTION_PX, width, 3), 255, np.uint8))
+            left = 4
+        cv2.rectangle(lines[-1], (left, 5), (left + 12, 17), colour.tolist(), -1)
+        cv2.putText(
+            lines[-1], name, (left + 18, _CAPTION_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA
+        )
+        left += needed
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from msip.errors import EvaluationError
 from pad.adapters import ADAPTER, attach_adapters, blocks_of, has_adapters
 from pad.encoders import create_encoder, load_encoder
+from pad.encoders.create import check_name
 from pad.encoders.fit import UNUSED
 from pad.encoders.tokens import patch_size
 from pad.lora import LORA, attach_lora
@@ -25,6 +27,17 @@ RANDOM = "random:"
 LORA_RANK = 32
 
 Groups: TypeAlias = "list[dict[str, Any]]"
+
+
+def check_weights(weights: str) -> None:
+    """Refuse names that timm does not have and paths that are not there. Raises ``MsipError``; nothing is loaded."""
+    name = weights.removeprefix(RANDOM).removeprefix("timm:")
+    if weights.startswith((RANDOM, "timm:")):
+        check_name(name)
+    elif not Path(weights).exists():
+        raise EvaluationError(
+            f"{weights} does not exist; give a run, a file or folder of weights, timm:NAME, or {RANDOM}NAME."
+        )
 
 
 def prepare_encoder(

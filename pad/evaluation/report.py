@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from msip.files import human_bytes, write_bytes
@@ -24,6 +25,7 @@ from pad.evaluation.statistics import (
 )
 
 MARKDOWN, CSV, PLOT = "results.md", "results.csv", "results.png"
+SHOWN = ("task", "contestant", "metric", "mean", "std", "low", "high", "seeds")
 Kept: TypeAlias = "dict[tuple[str, str, tuple[int, ...]], Resampled]"
 """By task, contestant and seeds."""
 
@@ -42,6 +44,12 @@ class Line:
     seeds: int
     gap: Difference | None
     cost: dict[str, Any]
+    key: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: numbers, None for what there is not."""
+        gap = None if self.gap is None else {**asdict(self.gap), "real": self.gap.real}
+        return {**{name: getattr(self, name) for name in SHOWN}, "gap": gap, **self.cost, **_run_of(self.key)}
 
 
 def lines_of(results: Results, baseline: str, kept: Kept | None = None) -> list[Line]:
@@ -57,9 +65,10 @@ def lines_of(results: Results, baseline: str, kept: Kept | None = None) -> list[
             for metric in cells[0].scores():
                 values = [cell.scores()[metric] for cell in cells]
                 gap = None if pair is None else difference(mine, its, pair, metric)
-                low, high = interval(values, drawn[metric])
+                low, high = np.clip(interval(values, drawn[metric]), 0, 100).tolist()  # every metric is a share
                 mean, std = mean_and_std(values)
-                lines.append(Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells)))
+                line = Line(task, name, metric, mean, std, low, high, len(cells), gap, _cost(cells), cells[0].key)
+                lines.append(line)
     return lines
 
 
@@ -112,11 +121,9 @@ def _frame(lines: list[Line]) -> pd.DataFrame:
     rows = []
     for line in lines:
         gap = {} if line.gap is None else {"gap": line.gap.value, "gap_low": line.gap.low, "gap_high": line.gap.high}
-        row = {
-            name: getattr(line, name)
-            for name in ("task", "contestant", "metric", "mean", "std", "low", "high", "seeds")
-        }
-        rows.append({**row, "gap": None, "gap_low": None, "gap_high": None, **gap, **line.cost})
+        row = {name: getattr(line, name) for name in SHOWN}
+        run = _run_of(line.key)
+        rows.append({**row, "gap": None, "gap_low": None, "gap_high": None, **gap, **run, **line.cost})
     return pd.DataFrame(rows)
 
 
@@ -138,13 +145,36 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
     for task in dict.fromkeys(line.task for line in lines):
         own = [line for line in lines if line.task == task]
         metrics = list(dict.fromkeys(line.metric for line in own))
-        text += ["", f"## {task}", "", *(f"- {note}" for note in work.notes[task]), ""]
+        said = [_sentence(own[0].key), *work.notes[task]]
+        text += ["", f"## {task}", "", *(f"- {note}" for note in said), ""]
         text += ["| contestant | seeds | " + " | ".join(metrics) + " | trained (encoder) | s a seed | peak memory |"]
         text += ["|---|---:|" + "---|" * len(metrics) + "---:|---:|---:|"]
         for name in dict.fromkeys(line.contestant for line in own):
             row = {line.metric: line for line in own if line.contestant == name}
             text.append(_row(name, [row[metric] for metric in metrics]))
     return "\n".join(text) + "\n"
+
+
+def _run_of(key: dict[str, Any]) -> dict[str, Any]:
+    """How a cell was computed, as far as a reader of its score wants to know."""
+    recipe = key["recipe"]
+    found = {"train_images": key["train_images"], "label_fraction": key["label_fraction"]}
+    found |= {name: recipe[name] for name in ("image_size", "epochs", "steps", "batch_size", "lr")}
+    if key["task"] == "probe":
+        found |= dict.fromkeys(("epochs", "steps", "batch_size", "lr"))
+    return found
+
+
+def _sentence(key: dict[str, Any]) -> str:
+    run = _run_of(key)
+    images = f"{run['train_images']:,} training and {key['test_images']:,} test images"
+    if run["label_fraction"] < 1:
+        images += f", of the training images {100 * run['label_fraction']:g} %"
+    trained = ""
+    if run["batch_size"]:
+        length = f"{run['steps']:,} steps" if run["steps"] else f"{run['epochs']} epochs"
+        trained = f", {length} in batches of {run['batch_size']}, learning rate {run['lr']:g}"
+    return f"{key['task']} at {run['image_size']} px{trained}; {images}"
 
 
 def _row(name: str, lines: list[Line]) -> str:
@@ -190,7 +220,7 @@ def plot(lines: list[Line], baseline: str) -> bytes:
                 colour = "tab:blue" if gap.seeds > 1 else "0.6"
                 axis.plot([gap.low, gap.high], [at, at], color=colour, linewidth=2)
                 axis.plot(gap.value, at, "o", color=colour, markersize=4)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"percentage points above {baseline}, {LEVEL} % interval; grey: a single seed", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

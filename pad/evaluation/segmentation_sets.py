@@ -155,7 +155,7 @@ def _split_folders(root: Path, notes: list[str]) -> tuple[Pairs, Pairs] | None:
             continue
         test, *unused = there
         notes.append(f"train and {test} folders" + (f"; {unused[0]} is not used" if unused else ""))
-        first, second = (_folder_pairs(place(name, "images"), place(name, "masks")) for name in ("train", test))
+        first, second = (_folder_pairs(place(name, "images"), place(name, "masks"), notes) for name in ("train", test))
         return first, second
     return None
 
@@ -173,14 +173,18 @@ def _listed(root: Path, notes: list[str]) -> tuple[Pairs, Pairs] | None:
 def _undivided(root: Path, notes: list[str]) -> tuple[Pairs, Pairs] | None:
     if not (root / "images").is_dir() or not (root / "masks").is_dir():
         return None
-    pairs = _folder_pairs(root / "images", root / "masks")
+    pairs = _folder_pairs(root / "images", root / "masks", notes)
     notes.append("no split given: one image in five, by a hash of its name, is test")
     return [p for p in pairs if not in_test(p.name)], [p for p in pairs if in_test(p.name)]
 
 
-def _folder_pairs(images: Path, masks: Path) -> Pairs:
-    found = by_stem(images_in(images))
-    return _paired(sorted(found), found, by_stem(images_in(masks)) if masks.is_dir() else {}, images.parent)
+def _folder_pairs(images: Path, masks: Path, notes: list[str]) -> Pairs:
+    found, its = by_stem(images_in(images)), by_stem(images_in(masks)) if masks.is_dir() else {}
+    alone = sorted(its.keys() - found.keys())
+    if alone:
+        place = f"{masks.parent.name}/{masks.name}"
+        notes.append(f"{len(alone)} masks of {place} have no image and are left out, e.g. {its[alone[0]].name}")
+    return _paired(sorted(found), found, its, images.parent)
 
 
 def _named_classes(root: Path) -> tuple[str, ...]:

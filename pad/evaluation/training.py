@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from pad.step import seed_step
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes a GPU wait."""
+QUIET_S = 30.0
+"""Seconds between lines of progress where there is no terminal; shorter runs are silent there."""
 AHEAD = 3
 """Batches drawn ahead of the one that trains."""
 
@@ -165,7 +168,18 @@ def fit(
     begin = time.perf_counter()
     model.train()
     bad = torch.zeros((), dtype=torch.bool, device=device)
-    for step, batch in enumerate(tqdm(stream, total=steps, desc=label, unit="step", disable=None, leave=False)):
+    terminal = sys.stderr.isatty()
+    interval = 0.1 if terminal else QUIET_S
+    bar = tqdm(
+        stream,
+        total=steps,
+        desc=label,
+        unit="step",
+        mininterval=interval,
+        delay=0 if terminal else QUIET_S,
+        leave=False,
+    )
+    for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step, steps) * group["lr_scale"]
         seed_step(seed, step)

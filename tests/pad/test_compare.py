@@ -16,7 +16,7 @@ from scipy import stats
 from training_runs import make_manifest
 from typer.testing import CliRunner
 
-from msip.errors import EvaluationError, RunError
+from msip.errors import EvaluationError, MsipError, RunError
 from pad.evaluation.cells import Cell, Contestant, Task, run_cell, weights_digest
 from pad.evaluation.comparison import Comparing, Comparison
 from pad.evaluation.evidence import Hits
@@ -142,7 +142,7 @@ def test_pre_trainings_of_finished_cells_are_not_needed_and_other_ones_are_other
         work(root, []).run()
         assert not (root / "c/runs").exists()
         write_file(root, pretrain={**FILE["pretrain"], "max_steps": 3})
-        with pytest.raises(EvaluationError, match="computed with another weights_sha256"):
+        with pytest.raises(EvaluationError, match="computed with another hash of weights"):
             work(root, []).run()
     finally:
         (root / "runs-elsewhere").rename(root / "c/runs")
@@ -194,7 +194,7 @@ def test_other_options_are_refused_not_mixed(compared):
     tasks = {"squares": {**FILE["tasks"]["squares"], "steps": 3}}
     write_file(root, tasks=tasks)
     try:
-        with pytest.raises(EvaluationError, match="was computed with another recipe"):
+        with pytest.raises(EvaluationError, match=r"was computed with another steps \(2, now 3\)"):
             work(root, []).run()
     finally:
         write_file(root)
@@ -228,18 +228,52 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     modes = ["--mode", "frozen", "--mode", "full"]
     done = json.loads(CliRunner().invoke(app, [*common, "--seeds", "2", "--steps", "2", *modes, "--json"]).stdout)
     rows = {row["contestant"]: row for row in done["results"]}
-    assert list(rows) == ["full", "frozen"] and rows["frozen"]["to frozen"] == "-"
-    assert float(rows["full"]["to frozen"]) == pytest.approx(
-        float(rows["full"]["mean"]) - float(rows["frozen"]["mean"]), abs=0.02
+    assert list(rows) == ["full", "frozen"] and rows["frozen"]["gap"] is None
+    assert rows["full"]["gap"]["value"] == pytest.approx(rows["full"]["mean"] - rows["frozen"]["mean"])
+    assert (rows["full"]["steps"], rows["full"]["label_fraction"], rows["full"]["train_images"]) == (2, 0.5, 8)
+    text = next(tmp_path.rglob("results.md")).read_text()
+    assert (
+        "- segmentation at 32 px, 2 steps in batches of 2, learning rate 0.0001; 8 training and 4 test images, of"
+        in text
     )
     assert len(list(tmp_path.rglob("seed-*.json"))) == 4 and len(list(tmp_path.rglob("results.png"))) == 1
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     other = CliRunner().invoke(app, [*common, "--seeds", "1", "--steps", "3"])
-    assert isinstance(other.exception, EvaluationError) and "another recipe" in str(other.exception)
-    wrong = CliRunner().invoke(app, [*common, "--task", "probe", "--mode", "lora"])
-    assert isinstance(wrong.exception, EvaluationError) and "a probe takes frozen" in str(wrong.exception)
-    wrong = CliRunner().invoke(app, [*common, "--task", "probe", "--decoder-channels", "64"])
-    assert isinstance(wrong.exception, EvaluationError) and "a probe has no decoder" in str(wrong.exception)
+    assert isinstance(other.exception, EvaluationError) and "another steps (2, now 3)" in str(other.exception)
+    probe = ["evaluate", "random:test_vit", "--task", "probe", "--data", str(root / "seg"), "--out", str(tmp_path)]
+    for more, message in (
+        (["--mode", "lora"], "a probe takes frozen"),
+        (["--decoder-channels", "64"], "a probe trains no decoder and takes no steps; leave --decoder-channels out"),
+        (["--steps", "7"], "leave --steps out"),
+        (["--device", "gpu"], "--device is 'gpu'; choose one of auto, cpu, cuda"),
+    ):
+        wrong = CliRunner().invoke(app, [*probe, *more])
+        assert isinstance(wrong.exception, EvaluationError) and message in str(wrong.exception)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"tasks": {**FILE["tasks"], "late": {"task": "probe", "data": "solr"}}},
+            "solr, the data of late, is no f",
+        ),
+        ({"runs": {**FILE["runs"], "pad": {"paradigm": "padd"}}}, "there is no paradigm 'padd'"),
+        ({"runs": {**FILE["runs"], "pad": {"max_stepz": 8}}}, "there is no option 'max_stepz'"),
+        ({"runs": {**FILE["runs"], "pad": {"model": "vit_tinny"}}}, "timm knows no model 'vit_tinny'"),
+        ({"runs": {**FILE["runs"], "pad": {"data": "built"}}}, "built"),
+        ({"contestants": {**FILE["contestants"], "pad": {"weights": "random:test_vitt"}}}, "no model 'test_vitt'"),
+        (
+            {"contestants": {**FILE["contestants"], "pad": {"weights": "runs/pad"}}},
+            "does not exist; give a run",
+        ),
+    ],
+)
+def test_mistakes_in_the_file_are_found_before_anything_is_computed(tmp_path, changed, message):
+    make_sets(tmp_path)
+    with pytest.raises(MsipError, match=message):
+        toy(tmp_path, **changed)[0].run()
+    assert not (tmp_path / "c").exists()
 
 
 def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):
@@ -346,7 +380,7 @@ def test_cells_of_other_data_are_refused(tmp_path):
     toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
     mask = next((tmp_path / "seg/test/masks").iterdir())
     cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
-    with pytest.raises(EvaluationError, match="computed with another data_sha256"):
+    with pytest.raises(EvaluationError, match="computed with another hash of data"):
         toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
 
 

@@ -490,3 +490,24 @@ def test_a_changed_pixel_or_label_is_another_set(tmp_path):
     mask[:11] = 1
     write(root / "test/masks/bb.png", mask)
     assert len({first, second, read_segmentation(root).sha256}) == 3
+
+
+def test_labels_and_masks_without_an_image_are_named(tmp_path):
+    root = plain(tmp_path / "seg")
+    (root / "train/images/b.png").unlink()
+    assert any(
+        "1 masks of train/masks have no image and are left out, e.g. b.png" in n for n in read_segmentation(root).notes
+    )
+    root = yolo(tmp_path / "yolo")
+    (root / "images/val/bval.png").unlink()
+    notes = read_detection(root).notes
+    assert any("1 label files have no image in images/val and are left out, e.g. bval.txt" in note for note in notes)
+
+
+def test_annotations_of_another_size_than_the_image_are_refused(tmp_path):
+    for split in ("train", "test"):
+        content = coco(tmp_path, split, ids=[7, 3], folder="images")
+        content["images"][0]["width"] = WIDTH // 2 if split == "test" else WIDTH
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=r"test7\.jpg is 32 x 24 px, its annotations are for 16 x 24"):
+        read_detection(tmp_path)

@@ -14,6 +14,7 @@ from msip.errors import EvaluationError
 from pad.evaluation.augment import detection_view, fitted_scale, segmentation_view, window_starts
 from pad.evaluation.data import IGNORED, DetectionItem, SegmentationItem
 from pad.evaluation.detection import find
+from pad.evaluation.drawing import draw_detections, palette
 from pad.evaluation.encoder import MODES, prepare_encoder
 from pad.evaluation.heads import DetectionModel, SegmentationModel
 from pad.evaluation.probe import NEIGHBOURS, TEMPERATURE, _fitted, nearest, patch_shares
@@ -226,6 +227,18 @@ def test_a_patch_has_the_share_of_each_class_that_counts():
     mask[:10, :5], mask[10:, 20:] = 2, IGNORED
     shares = patch_shares(mask, (2, 3), 3).numpy()
     assert shares.tolist() == [[0.5, 0, 0.5], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_drawn_predictions_say_which_colour_is_which_class():
+    image, _ = square(20, 15, 30, 25)
+    item = DetectionItem("a", image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+    nothing = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, int)}
+    classes = tuple(f"class {n}" for n in range(7))
+    sheet = cv2.imdecode(np.frombuffer(draw_detections([item], [nothing], classes), np.uint8), cv2.IMREAD_COLOR)
+    key = sheet[2 * (22 + 240) :].astype(int)  # below two rows of images and their captions
+    assert len(key) > 22  # they do not fit on one line
+    for colour in palette(len(classes)):
+        assert (np.abs(key - colour).sum(2) < 60).sum() > 50
 
 
 IN_A_NEW_PROCESS = """

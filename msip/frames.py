@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from msip.errors import LayoutError, StemCollisionError
+from msip.manifest import MANIFEST_NAME
+from msip.report import BUILD_NAME
 from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
 
@@ -56,7 +58,7 @@ class FrameList:
         seen: image files before excluded names, stride and filters.
         sequences: folders that hold frames.
         lengths: image files of each named sequence, before excluded names and stride.
-        strays: other files in frame folders, per suffix.
+        strays: other files in frame folders, per suffix; a folder that holds a build, and is left out, as ``name/``.
         problems: (source_path, reason) of files that cannot be named or ordered.
     """
 
@@ -275,6 +277,8 @@ def _contents(folder: Path) -> str:
 def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     """List anyone's own frames, recursively, in natural order of their relative paths.
 
+    Folders below that hold a build are left out: their images were made from frames, perhaps these.
+
     Args:
         folder: the tree.
         exclude: a subtree to leave out (the output, when it lies inside).
@@ -287,7 +291,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
         raise LayoutError(f"the folder {folder} does not exist; give the folder that holds your frames with --folder.")
     listing = FrameList(folder)
     paths = []
-    for path in _files_below(folder, exclude.resolve() if exclude else None):
+    for path in _files_below(folder, exclude.resolve() if exclude else None, listing.strays):
         relative = path.relative_to(folder).as_posix()
         reason = unusable_name(relative)
         if reason is not None:
@@ -299,13 +303,18 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     for relative in sorted(paths, key=natural_key):
         listing.frames.append(Frame(relative, stem_of(relative)))
     if not listing.frames:
-        raise LayoutError(f"{folder} holds no image (it holds {_contents(folder)}); give a folder with image files.")
+        builds = ", ".join(name for name in listing.strays if name.endswith("/"))
+        beside = f" beside the images of builds, in {builds}" if builds else ""
+        raise LayoutError(
+            f"{folder} holds no image{beside} (it holds {_contents(folder)}); give a folder with image files."
+        )
     listing.seen = len(listing.frames)
     refuse_collisions(listing.frames)
     return listing
 
 
-def _files_below(folder: Path, exclude: Path | None) -> Iterator[Path]:
+def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> Iterator[Path]:
+    """The files that may be frames; folders that hold a build are counted in ``strays``. URLs hold none."""
     if is_remote(folder):
         yield from (path for path in files_below(folder) if not _ignored(path.relative_to(folder).parts))
         return
@@ -315,9 +324,18 @@ def _files_below(folder: Path, exclude: Path | None) -> Iterator[Path]:
             for name in folders
             if not _ignored([name]) and (exclude is None or (Path(current) / name).resolve() != exclude)
         ]
+        for name in [name for name in folders if _holds_build(Path(current) / name)]:
+            folders.remove(name)
+            strays[f"{printable((Path(current) / name).relative_to(folder).as_posix())}/"] += 1
         for name in files:
             if not _ignored([name]):
                 yield Path(current) / name
+
+
+def _holds_build(folder: Path) -> bool:
+    """Also one that was stopped before its manifest, or copied without its hidden files."""
+    finished = (folder / MANIFEST_NAME).is_file() and (folder / BUILD_NAME).is_file()
+    return finished or (folder / ".msip" / "frames").is_dir()
 
 
 def _ignored(parts: Sequence[str]) -> bool:

@@ -171,7 +171,7 @@ def _plan(
     if raw is None:
         raise SourceError("nothing to build from: give --raw RAW for a corpus, or --folder DIR for your own frames.")
     chosen = load_corpus(corpus)
-    return _plan_corpus(chosen, raw, sources, agc, agc_window), chosen.name
+    return _plan_corpus(chosen, raw, out, sources, agc, agc_window), chosen.name
 
 
 def _plan_folder(
@@ -186,13 +186,28 @@ def _plan_folder(
     name = name or folder.resolve().name
     if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
         raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
+    if is_remote(folder) or folder.resolve() not in out.resolve().parents:  # inside, OUT is left out as a whole
+        _refuse_among_frames(out, name, folder)
     recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
     return Plan(recipe, listing, SourceReport(name))
+
+
+def _refuse_among_frames(out: Path, name: str, frames: Path) -> None:
+    """Stored images among the frames would be frames of the next build, or replace those that they are made from."""
+    stored = out / name / "thermal"
+    if is_remote(frames):
+        return
+    if stored.resolve().is_relative_to(frames.resolve()) or frames.resolve().is_relative_to(stored.resolve()):
+        raise OutputError(
+            f"the images would be stored in {stored}, among the frames in {frames} that they are made from; choose "
+            "another --out."
+        )
 
 
 def _plan_corpus(
     corpus: Corpus,
     raw: Path,
+    out: Path,
     sources: Sequence[str] | None,
     agc: radiometry.AgcMethod,
     agc_window: tuple[int, int] | None,
@@ -210,6 +225,7 @@ def _plan_corpus(
         except LayoutError as error:
             absent.append((name, str(error)))
             continue
+        _refuse_among_frames(out, name, listing.root)
         recipe = Recipe(
             name,
             source.selection.split,

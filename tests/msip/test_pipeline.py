@@ -192,6 +192,40 @@ def test_changed_added_and_removed_frames_are_followed(tmp_path):
     assert verify(out).ok
 
 
+def test_a_build_never_takes_its_own_images_for_frames(tmp_path):
+    folder, security = tmp_path / "frames", tmp_path / "raw/infrared_security"
+    for index in range(3):
+        save(folder / f"cam/{index}.png", picture(index))
+        save(security / f"{index}.png", picture(index))
+    before = sorted(tmp_path.rglob("*"))
+    places = [(folder, {}), (tmp_path, {}), (folder / "..", {"name": "frames"}), (folder, {"name": "cam"})]
+    for out, options in places:
+        with pytest.raises(OutputError, match=r"among the frames in .*choose another --out"):
+            build(None, out, folder=folder, with_rois=False, **options)
+    for out in (tmp_path / "raw", security, security / "out"):
+        with pytest.raises(OutputError, match=r"among the frames in .*choose another --out"):
+            build(tmp_path / "raw", out, sources=["infrared_security"], with_rois=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    for _ in range(2):
+        assert build(None, folder / "data", folder=folder, with_rois=False).images == 3
+
+
+def test_builds_below_a_folder_of_frames_are_left_out_and_named(tmp_path):
+    folder = tmp_path / "frames"
+    for index in range(3):
+        save(folder / f"{index}.png", picture(index))
+    for name in ("old/whole", "stopped", "copied"):
+        build(None, folder / name, folder=folder, with_rois=False)
+    (folder / "stopped/manifest.parquet").unlink()
+    shutil.rmtree(folder / "copied/.msip")
+    report = build(None, tmp_path / "out", folder=folder, with_rois=False)
+    assert report.images == 3
+    assert report.sources[0].strays == {"old/whole/": 1, "stopped/": 1, "copied/": 1}
+    with pytest.raises(LayoutError, match=r"no image beside the images of builds, in whole/ \("):
+        build(None, tmp_path / "none", folder=folder / "old", with_rois=False)
+    assert build(None, tmp_path / "again", folder=folder / "old/whole", with_rois=False).images == 3  # when asked to
+
+
 def test_verify_finds_damage(tmp_path):
     for index in range(4):
         save(tmp_path / f"frames/{index}.png", picture(index))

@@ -36,10 +36,12 @@ def create_encoder(
         depth: another number of blocks than the model has, for weights that have it.
 
     Raises:
-        ModelError: timm does not know the model, or it is no plain ViT, or the image size does not fit its patches.
+        ModelError: timm does not know the model or the tag of its name, or it is no plain ViT, or the image size does
+            not fit its patches.
         WeightsError: the weights cannot be fetched, read, or do not fit.
     """
     init = str(init)
+    check_name(model_name)
     options: dict[str, Any] = {"num_classes": 0, "img_size": image_size, "in_chans": in_chans}
     if depth is not None:
         options["depth"] = depth
@@ -64,11 +66,18 @@ def _pretrained_name(model_name: str, init: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ``ModelError`` for a model that timm does not know, with the names that are close to it."""
+    """Raise ``ModelError`` where timm has no model of that name, or has it, but no weights of the name's tag."""
+    architecture, _, tag = name.partition(".")
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), 3)
+        close = difflib.get_close_matches(architecture, timm.list_models(), 3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models('vit_*')."
         raise ModelError(f"timm knows no model {name!r}; {hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        others = timm.list_pretrained(f"{architecture}.*")
+        advice = f"; choose one of {', '.join(others)}" if others else ", nor any others; leave the tag out"
+        raise ModelError(f"timm has no weights {tag!r} of {architecture}{advice}.") from None
 
 
 def _create(name: str, options: dict[str, Any], *, pretrained: bool = False) -> Any:

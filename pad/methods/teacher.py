@@ -15,6 +15,7 @@ from msip.errors import ModelError, WeightsError
 from pad.adapters import blocks_of
 from pad.data import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import create_encoder, load_encoder
+from pad.encoders.create import check_name
 from pad.encoders.tokens import check_token_access, embed, grid_size, patch_size, run_blocks
 from pad.weight_files import read_weights
 
@@ -108,6 +109,7 @@ def load_teacher(
         return FrozenTeacher(_from_file(path, grid), normalisation=normalisation)
     if not timm.is_model(name):
         raise WeightsError(f"--teacher {source} is no file and no model of timm; give a path or e.g. {EXAMPLE}.")
+    check_name(name)
     size = _size(name, grid)
     encoder, _ = create_encoder(name, init="timm" if weights else "random", image_size=size)
     if _projected(name):  # create_encoder leaves every head out

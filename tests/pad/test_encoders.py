@@ -13,6 +13,7 @@ from pad.adapters import adapter_parameters, has_adapters, trunk_state_dict
 from pad.encoders import create_encoder, load_weights
 from pad.encoders.layouts import to_pad_reference
 from pad.methods import MAE
+from pad.methods.teacher import load_teacher
 
 SMALL = {"img_size": 64, "depth": 2, "num_classes": 0}
 
@@ -250,6 +251,11 @@ def test_method_checkpoint_in_one_file(tmp_path, images):
         (lambda path: load_encoder(path / "absent.pth"), "does not exist"),
         (lambda path: create_encoder("vit_base_patch16_224", init="timm:vit_small_patch16_224.x"), "give --model"),
         (lambda path: create_encoder("vit_bass_patch16_224", init="random"), "did you mean vit_base_patch16_224"),
+        (lambda path: load_encoder("timm:test_vit.mae"), r"'mae' of test_vit; choose one of test_vit\.r160_in1k"),
+        (lambda path: create_encoder("test_vit", init="timm:test_vit.mae"), "no weights 'mae' of test_vit; choose"),
+        (lambda path: create_encoder("test_vit.mae", init="random"), "no weights 'mae' of test_vit; choose"),
+        (lambda path: create_encoder("vit_giant_patch14_224.x", init="random"), "nor any others; leave the tag out"),
+        (lambda path: load_teacher("test_vit.mae", grid=(2, 2)), "no weights 'mae' of test_vit; choose"),
     ],
 )
 def test_user_mistakes_are_one_sentence(tmp_path, call, words):

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from msip.errors import ModelError, OutputError
+from msip.errors import ModelError, OutputError, WeightsError
 from msip.files import atomic_path, make_output_folder, write_json
 from pad.adapters import (
     ADAPTER_FILE,
@@ -103,13 +103,29 @@ def _adapter(model: nn.Module, run: str) -> Writer:
     """Checked before anything is written, as all of these."""
     if not has_adapters(model):
         raise ModelError(f"{run} has no adapters; choose --format timm or onnx.")
+    init = base_weights_of(Path(run))
+    _refuse_lost_base(init, run)
 
     def write(folder: Path) -> tuple[list[str], float]:
-        save_adapters(model, folder, init=base_weights_of(Path(run)))
+        save_adapters(model, folder, init=init)
         twin = load_adapters(_bare(model), folder)
         return [ADAPTER_FILE, "adapter.json"], _difference(model, twin)
 
     return write
+
+
+def _refuse_lost_base(init: str | None, run: str) -> None:
+    """Adapters alone are of no use where the weights below them are nowhere else."""
+    if init == "random":
+        raise WeightsError(
+            f"{run} began at random weights, which its adapters need and nobody else has; choose --format timm, which "
+            "writes them too."
+        )
+    if init and not init.startswith("timm:") and not Path(init).exists():
+        raise WeightsError(
+            f"the weights that {run} began with, {init}, are not there any more, and its adapters need them; put them "
+            "back, or choose --format timm, which writes them too."
+        )
 
 
 def _timm(model: nn.Module, run: str) -> Writer:

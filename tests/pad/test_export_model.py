@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cli.main import app
-from msip.errors import ModelError
+from msip.errors import ModelError, WeightsError
 from pad import PadConfig, attach_adapters, load_adapters, load_encoder
 from pad.adapters import adapter_parameters, detach_adapters, has_adapters, save_adapters, trunk_state_dict
 from pad.encoders.fit import size_text
@@ -66,6 +66,22 @@ def test_unfinished_run_names_its_base_too(runs, tmp_path):
     last = max((runs / "pad/checkpoints").glob("step-*"))
     export_model(last, tmp_path / "out")
     assert json.loads((tmp_path / "out/adapter.json").read_text())["init"] == str(runs / "base.pth")
+
+
+def test_adapters_whose_base_nobody_can_find_are_not_exported_alone(runs, tmp_path):
+    from training_runs import config, train
+
+    train(config(runs / "data", tmp_path / "random", max_steps=1))
+    (tmp_path / "base.pth").write_bytes((runs / "base.pth").read_bytes())
+    train(config(runs / "data", tmp_path / "moved", max_steps=1, init=str(tmp_path / "base.pth")))
+    (tmp_path / "base.pth").unlink()
+    for run, words in (("random", "began at random weights"), ("moved", r"base\.pth, are not there any more")):
+        for place in (tmp_path / run, max((tmp_path / run / "checkpoints").glob("step-*"))):
+            with pytest.raises(WeightsError, match=f"{words}.*choose --format timm") as error:
+                export_model(place, tmp_path / "out")
+            assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+        export_model(tmp_path / run, tmp_path / f"{run}-timm", format="timm")
+        assert torch.equal(features(load_encoder(tmp_path / f"{run}-timm")), features(load_encoder(tmp_path / run)))
 
 
 def test_timm_reads_its_folder(runs, tmp_path):

@@ -76,7 +76,7 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
     """
     if format not in FORMATS:
         raise ModelError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}.")
-    model = load_encoder(run).eval()
+    model = load_encoder(run)
     folder = Path(to)
     writes = FORMATS[format](model, str(run))
     make_output_folder(folder)

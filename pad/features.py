@@ -37,7 +37,7 @@ def image_features(
         WeightsError, ModelError: the weights cannot be loaded.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder: Any = load_encoder(weights).eval().to(device)
+    encoder: Any = load_encoder(weights).to(device)
     grid, patch = grid_size(encoder), patch_size(encoder)
     size = (grid[0] * patch[0], grid[1] * patch[1])
     channels = int(encoder.patch_embed.proj.weight.shape[1])

@@ -19,7 +19,10 @@ _PLAIN = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): 
 
 
 def load_encoder(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """A timm ViT with the weights, and adapters if any, found at ``path``.
+    """A timm ViT with the weights, and adapters if any, found at ``path``, ready for features.
+
+    A model that is made here is in evaluation mode, without dropout; call ``.train()`` to fine-tune it. One that is
+    given keeps its mode.
 
     Args:
         path: a run's folder (finished or not), one of its checkpoints, an exported folder, a file in any layout of
@@ -32,6 +35,11 @@ def load_encoder(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         WeightsError: nothing there can be read, or it does not fit the model.
         ModelError: the model is unknown, or takes no adapters.
     """
+    loaded = _load(path, model)
+    return loaded.eval() if model is None else loaded
+
+
+def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
     if str(path).startswith("timm:"):
         return _from_timm(str(path), model)
     path = Path(path)

@@ -234,6 +234,22 @@ def adapted_like(options):
     return attach_adapters(encoder, PadConfig(options.down_size, options.scale, options.fusion))
 
 
+def test_what_is_loaded_is_ready_for_features(tmp_path, images):
+    """Adapters have dropout: in training mode the same image has other features each time."""
+    notes = {"model": "test_vit", "image_size": "64"}
+    model = timm.create_model("test_vit", img_size=64, num_classes=0).eval()
+    save_file(model.state_dict(), tmp_path / "base.safetensors", notes)
+    attach_adapters(model, PadConfig(down_size=8, scale="learnable"))
+    for _, parameter in adapter_parameters(model):
+        torch.nn.init.normal_(parameter)
+    save_file(model.state_dict(), tmp_path / "whole.safetensors", notes)
+    save_adapters(model, tmp_path / "adapters", init=str(tmp_path / "base.safetensors"))
+    for place in ("whole.safetensors", "adapters"):
+        assert torch.equal(load_encoder(tmp_path / place).forward_features(images), model.forward_features(images))
+    given = timm.create_model("test_vit", img_size=64, num_classes=0)
+    assert all(module.training for module in load_encoder(tmp_path / "whole.safetensors", given).modules())
+
+
 def test_method_checkpoint_in_one_file(tmp_path, images):
     method = MAE(adapted(), decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2)
     torch.save(method.state_dict(), tmp_path / "m.pth")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .options import Json
-from .output import print_json, print_line, print_table
+from .output import print_json, print_line, print_table, warn
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, a checkpoint, an exported folder or a weights file.")]
 
@@ -41,6 +41,7 @@ def export_model(
     from pad.export import export_model as export
 
     done = export(run, to, format=output.value)
+    _warn_of(run)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -64,6 +65,7 @@ def scale_maps(
     from pad.scale_maps import scale_maps as draw
 
     done = draw(run, images, to, max_maps=max_maps)
+    _warn_of(run)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -71,3 +73,10 @@ def scale_maps(
     print_line(f"{done.images:,} images, {len(done.maps)} drawn, {len(done.left_out)} left out; all in {done.folder}")
     for name, reason in list(done.left_out.items())[:5]:
         print_line(f"left out: {name}: {reason}")
+
+
+def _warn_of(run: str) -> None:
+    from pad.encoders.stored import run_state
+
+    for sentence in run_state(run):
+        warn(sentence)

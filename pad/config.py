@@ -77,6 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 RUN_FILE = "run.yaml"
+RESULT = "result.json"  # of a run that is finished
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 

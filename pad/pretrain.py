@@ -43,6 +43,7 @@ from pad.adapters import (
 from pad.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
 from pad.config import (
     FREE_AFTER_NON_FINITE,
+    RESULT,
     RUN_FILE,
     Plan,
     PretrainConfig,
@@ -62,7 +63,7 @@ from pad.methods import Method
 from pad.monitor import plot_loss, read_metrics
 from pad.paradigms import apply_paradigm
 from pad.processes import Ranks, pick_device, process_group, uses_bf16
-from pad.report import REPORT, RESULT, write_report
+from pad.report import REPORT, write_report
 from pad.resume import find_start, free_options, refuse_other_step
 from pad.step import in_chans, make_optimizer
 from pad.trainer import Trainer

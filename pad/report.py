@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from msip.errors import RunError
 from msip.files import write_bytes
 from pad.charts import colour, line_chart, short
-from pad.config import PretrainConfig, option, read_run
+from pad.config import RESULT, PretrainConfig, option, read_run
 from pad.cost import TERA, duration
 from pad.health import COLLAPSED
 from pad.monitor import GAP_PX, encode_png, read_metrics
 
 REPORT = "report.html"
-RESULT = "result.json"
 MOST_PANELS = 5  # reconstructions side by side, the first and the last among them
 WHERE = ("data", "out", "resume")  # of the configuration: told elsewhere on the page
 

@@ -10,7 +10,7 @@ from msip.errors import WeightsError
 from pad.adapters import ADAPTER, ADAPTER_FILE, read_record, recorded_config
 from pad.bottleneck import PadConfig
 from pad.checkpoints import FROZEN, MODEL, STATE, list_checkpoints, newest_checkpoint, read_checkpoint
-from pad.config import read_run
+from pad.config import RESULT, read_run
 from pad.weight_files import State, read_weights
 
 ENCODER_FILE = "encoder.safetensors"
@@ -95,6 +95,23 @@ def stored_config(folder: Path) -> PadConfig | None:
     if any(name not in options for name in names):
         return None
     return PadConfig(**{name: options[name] for name in names}, blocks=options.get("blocks"))
+
+
+def run_state(path: str | Path) -> list[str]:
+    """Sentences on a run whose weights are not what its user may take them for; none where all is well, or no run.
+
+    A run that is not finished has the weights of its newest checkpoint that can be read. Raises ``RunError`` if there
+    are checkpoints, but none can be read.
+    """
+    run = Path(path)
+    stored = read_run(run)
+    if stored is None or (run / RESULT).is_file():  # a finished run's weights lie beside its checkpoints
+        return []
+    checkpoint, damages = newest_checkpoint(run)
+    if checkpoint is None:
+        return []
+    used = [f"{damage} {checkpoint.path.name} is used instead." for damage in damages[-1:]]
+    return [*damages[:-1], *used, f"{path} is not finished (step {checkpoint.step:,} of {stored['plan']['steps']:,})."]
 
 
 def run_of(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """``msip export-model``: every format is read by its own reader and gives the run's features."""
 
 import json
+import shutil
 
 import onnxruntime
 import pytest
@@ -66,6 +67,25 @@ def test_unfinished_run_names_its_base_too(runs, tmp_path):
     last = max((runs / "pad/checkpoints").glob("step-*"))
     export_model(last, tmp_path / "out")
     assert json.loads((tmp_path / "out/adapter.json").read_text())["init"] == str(runs / "base.pth")
+
+
+def test_what_is_wrong_with_a_runs_weights_is_said(runs, tmp_path):
+    assert msip(runs / "pad", "--to", tmp_path / "whole").stderr == ""
+    run = tmp_path / "run"
+    shutil.copytree(runs / "pad", run)
+    for name in ("result.json", "adapter.safetensors", "adapter.json"):  # as of a run that was stopped
+        (run / name).unlink()
+    assert msip(run, "--to", tmp_path / "out").stderr == f"warning: {run} is not finished (step 4 of 4).\n"
+    assert msip(run / "checkpoints/step-00000002", "--to", tmp_path / "out").stderr == ""  # asked for by name
+    (run / "checkpoints/step-00000004/model.safetensors").write_bytes(b"cut off")
+    done = msip(run, "--to", tmp_path / "out", "--json")
+    damage, unfinished = done.stderr.splitlines()
+    assert "step-00000004 is corrupt" in damage and damage.endswith("step-00000002 is used instead.")
+    assert unfinished == f"warning: {run} is not finished (step 2 of 4)." and json.loads(done.stdout)
+    maps = CliRunner().invoke(
+        app, ["scale-maps", str(run), "--images", str(runs / "data"), "--to", str(tmp_path / "m")]
+    )
+    assert maps.stderr == done.stderr
 
 
 def test_adapters_whose_base_nobody_can_find_are_not_exported_alone(runs, tmp_path):

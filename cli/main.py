@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 # Threads that wait spin by default, which makes training on shared cores up to ten times slower; never spinning costs a
 # factor of two on idle ones. A short spin loses little on either. Set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import typer
+from typer.core import TyperGroup
 
 from msip.errors import MsipError
 
@@ -29,8 +32,39 @@ from .shard import shard
 from .sources import sources
 from .stats import stats
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer versions of typer bring along
+
+
+class Commands(TyperGroup):
+    """The commands; words that do not make one are a mistake like any other."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What stands before the command. Raises ``MsipError``; without any word at all, click shows the help."""
+        with _usage_errors(ctx) if args else contextlib.nullcontext():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for. Raises ``MsipError`` for options and values that it does not have."""
+        with _usage_errors(ctx):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _usage_errors(ctx: Any) -> Iterator[None]:
+    """``Invalid value for '--agc': Value error, 'x' is not ...`` as one sentence that says where help is."""
+    try:
+        yield
+    except UsageError as error:
+        text = " ".join(error.format_message().split()).replace("Value error, ", "")
+        text = text.replace(". Did you", "; did you").replace(": Input", ": input")
+        text = text[:1].lower() + text[1:]
+        help_of = (error.ctx or ctx).command_path
+        raise MsipError(text if text.endswith("?") else f"{text.rstrip('.')}; see `{help_of} --help`.") from None
+
+
 app = typer.Typer(
     name="msip",
+    cls=Commands,
     help="Data and pre-training for infrared vision: build MSIP or your own data set, train adapters on it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -193,7 +193,8 @@ def refuse_collisions(frames: list[Frame]) -> None:
 def find_root(source: Source, raw: Path) -> tuple[Path, list[tuple[Path, tuple[str, ...]]]]:
     """Find a source's top folder under ``raw`` and the frame folders in it, with what each ``*`` matched."""
     if not raw.is_dir():
-        raise LayoutError(f"the raw folder {raw} does not exist; give the folder that holds the sources with --raw.")
+        found = "is a file" if raw.is_file() else "does not exist"
+        raise LayoutError(f"the raw folder {raw} {found}; give the folder that holds the sources with --raw.")
     own = raw / source.name
     candidates = [raw / root for root in source.layout.roots]
     candidates += [own / root for root in source.layout.roots] + [own]
@@ -288,7 +289,8 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
         StemCollisionError: two relative paths become one stem.
     """
     if not folder.is_dir():
-        raise LayoutError(f"the folder {folder} does not exist; give the folder that holds your frames with --folder.")
+        found = "is a file" if folder.is_file() else "does not exist"
+        raise LayoutError(f"the folder {folder} {found}; give the folder that holds your frames with --folder.")
     listing = FrameList(folder)
     paths = []
     for path in _files_below(folder, exclude.resolve() if exclude else None, listing.strays):

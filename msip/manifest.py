@@ -66,9 +66,10 @@ class Manifest:
     def read(cls, path: str | Path, columns: Sequence[str] | None = None) -> Manifest:
         """Read OUT (a folder) or OUT/manifest.parquet, all columns or some. Raises ``ManifestError``."""
         path = Path(path)
-        file = path / MANIFEST_NAME if path.is_dir() else path
+        file = path if path.suffix == ".parquet" or path.is_file() else path / MANIFEST_NAME
         if not file.is_file():
-            raise ManifestError(f"no manifest at {file}; run `msip build --out {file.parent}` first.")
+            missing = "" if file.parent.is_dir() else f", the folder {file.parent} does not exist"
+            raise ManifestError(f"no manifest at {file}{missing}; give the folder of a build (`msip build`).")
         try:
             present = pq.read_schema(file).names
             absent = [name for name in SCHEMA.names if name not in present]

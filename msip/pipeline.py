@@ -167,6 +167,11 @@ def _plan(
     if agc == "window" and agc_window is None:
         raise SourceError("--agc window needs the two counts that become black and white: --agc-window LOW HIGH.")
     if folder is not None:
+        if raw is not None or sources:
+            raise SourceError(
+                f"--folder does not go with {'--source' if raw is None else '--raw'}: your own frames come from "
+                "--folder, a corpus from --raw; leave one of them out."
+            )
         return [_plan_folder(folder, out, name, agc, agc_window, keep_blank)], None
     if raw is None:
         raise SourceError("nothing to build from: give --raw RAW for a corpus, or --folder DIR for your own frames.")

@@ -207,7 +207,7 @@ class PretrainConfig(BaseModel):
         known = set(type(self).model_fields)
         for name in values:
             if name not in known:
-                raise RunError(f"there is no option {name!r}{_suggestion(name, known)}.")
+                raise RunError(f"there is no option {name!r}{_suggestion(name, known)}")
         preset = values.get("preset")
         if preset is not None and preset not in tuple(PRESETS):
             raise RunError(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}.")
@@ -299,7 +299,7 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
 
 def _suggestion(name: str, known: set[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "; leave it out."
 
 
 def _sentence(error: ValidationError) -> str:

@@ -70,7 +70,8 @@ def test_yaml_lies_between_preset_and_options(tmp_path):
     [
         ({"out": "run"}, "--data is missing"),
         ({"data": "d"}, "--out is missing"),
-        ({"bacth_size": 3}, "did you mean 'batch_size'"),
+        ({"bacth_size": 3}, "did you mean 'batch_size'?"),
+        ({"xyz": 3}, "there is no option 'xyz'; leave it out."),
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"batch_size": "many"}, "--batch-size is 'many'"),
         ({"mask_ratio": 1.0}, "--mask-ratio"),
@@ -87,7 +88,7 @@ def test_wrong_options_are_one_sentence(options, words):
     with pytest.raises(RunError) as error:
         PretrainConfig(**required, **options)
     assert words in str(error.value)
-    assert "\n" not in str(error.value) and str(error.value).endswith((".", "?"))
+    assert "\n" not in str(error.value) and str(error.value).endswith((".", "?")) and "?." not in str(error.value)
 
 
 @pytest.mark.parametrize(

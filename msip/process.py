@@ -19,6 +19,7 @@ from msip.errors import BlankFrame, BrokenFrame, FrameError
 from msip.files import sha256_bytes, write_bytes
 from msip.frames import Frame
 from msip.manifest import SCHEMA
+from msip.storage import quiet_cv2
 from msip.trees import read_file
 
 RECIPE_VERSION = 1
@@ -265,7 +266,8 @@ def peak_grey(path: Path) -> int | None:
     """The largest grey value of a frame, as the reference's dark filter sees it; ``None`` if it cannot be read."""
     try:
         data = np.frombuffer(read_file(path), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        with quiet_cv2():
+            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):
         return None
     return None if image is None else int(image.max())

@@ -20,6 +20,7 @@ from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
 from msip.report import BUILD_NAME, read_build
+from msip.storage import quiet_cv2
 
 _BATCH = 16
 
@@ -54,7 +55,8 @@ DEFAULT_PROPOSALS = "exact"
 def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
     """The stored image as the reference's ``cv2.imread`` gives it; one channel where the file has one."""
     colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = cv2.imread(str(path), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+    with quiet_cv2():
+        image = cv2.imread(str(path), colour | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if image is None else np.asarray(image, np.uint8)
 
 

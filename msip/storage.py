@@ -5,8 +5,9 @@ A place is (path relative to the root, offset, length). The root is a folder or 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +27,17 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+@contextlib.contextmanager
+def quiet_cv2() -> Iterator[None]:
+    """Inside, OpenCV logs nothing of a file that is cut off or absent: whoever reads it says so, once and by name."""
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
+
+
 def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
     """One encoded image as uint8 (h, w), or ``None`` if it cannot be decoded.
 
@@ -35,7 +47,8 @@ def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
     if data.size == 0:
         return None
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        with quiet_cv2():
+            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # a header that announces more pixels than OpenCV takes
         return None
     return None if image is None else np.asarray(image, np.uint8)

@@ -18,6 +18,7 @@ from msip.engine import Engine
 from msip.ledger import Ledger
 from msip.manifest import Manifest
 from msip.radiometry import to_grey
+from msip.storage import quiet_cv2
 
 _BATCH = 64
 _APPEARANCE_VERSION = 1
@@ -40,7 +41,8 @@ def read_pixels(path: Path) -> NDArray[np.uint8] | None:
     """A stored image as it is, grey, BGR or BGRA; 16 bits by their high byte; ``None`` if it cannot be read."""
     try:
         data = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        with quiet_cv2():
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except (OSError, cv2.error):
         return None
     if pixels is None:

@@ -13,6 +13,7 @@ from msip.errors import MsipError
 from msip.files import write_bytes
 from msip.pictures import encode_png
 from msip.radiometry import to_8bit
+from msip.storage import quiet_cv2
 
 FOLDER = Path(".msip") / "previews"
 
@@ -27,7 +28,8 @@ def make_previews(root: Path, table: pa.Table) -> dict[int, str]:
     for place, (depth, path) in enumerate(zip(*columns, strict=True)):
         if (depth or 8) <= 8:
             continue
-        pixels = cv2.imread(str(root / path), cv2.IMREAD_UNCHANGED)
+        with quiet_cv2():
+            pixels = cv2.imread(str(root / path), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.dtype != np.uint16:
             continue  # most: a build stores 16-bit frames as 8 bits already
         to = (root / FOLDER / path).with_suffix(".png").resolve()

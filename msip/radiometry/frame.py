@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from msip.errors import BrokenFrame, TooLargeFrame
+from msip.storage import quiet_cv2
 
 MAX_PIXELS = 2**28
 """More pixels than this are not decoded: no infrared sensor has them, but a hostile header may claim them."""
@@ -49,14 +50,11 @@ def check_size(width: int, height: int, name: str) -> None:
 
 def decode_with_cv2(data: bytes, name: str, what: str) -> np.ndarray:
     """The pixels as stored, by OpenCV (EXIF orientation is not applied); ``BrokenFrame`` when it gives up."""
-    log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # a damaged file is reported once, by the exception
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with quiet_cv2():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    finally:
-        log.setLogLevel(level)
     if pixels is None:
         raise BrokenFrame(f"{name}: the {what} cannot be decoded whole; get the file again from its source")
     return pixels

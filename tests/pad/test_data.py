@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import torch
 from training_runs import HEIGHT, WIDTH, make_manifest
 
 from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
+from msip.curation.measure import read_pixels
 from msip.errors import ManifestError
 from msip.manifest import Manifest
+from msip.process import peak_grey
+from msip.proposals import read_image
 from msip.storage import read_grey
 from pad.data import (
     EpochSampler,
@@ -126,6 +130,18 @@ def test_unreadable_files_are_none_not_errors(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("text.png", "empty.png", "absent.png"):
         assert read_grey(tmp_path / name) is None
+
+
+@pytest.mark.parametrize(
+    "read", [read_grey, read_pixels, peak_grey, partial(read_image, channels=1), partial(read_image, channels=3)]
+)
+def test_opencv_says_nothing_of_files_cut_off_or_absent(tmp_path, capfd, read):
+    """Its raw lines would stand in the middle of a progress bar, beside the project's own warning."""
+    whole = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))[1].tobytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    read(tmp_path / "cut.png")
+    read(tmp_path / "absent.png")
+    assert capfd.readouterr().err == ""
 
 
 def test_unreadable_image_is_replaced_by_the_same_other_one(tmp_path):

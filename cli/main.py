@@ -45,8 +45,12 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for. Raises ``MsipError`` for options and values that it does not have."""
-        with _usage_errors(ctx):
-            return super().invoke(ctx)
+        try:
+            with _usage_errors(ctx):
+                return super().invoke(ctx)
+        except KeyboardInterrupt:  # before typer takes it, which would leave without a word
+            sys.stderr.write("interrupted; finished work is kept, run the same command again to continue.\n")
+            raise typer.Exit(130) from None
 
 
 @contextlib.contextmanager
@@ -103,9 +107,6 @@ def main() -> NoReturn:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         fail(f"the system refused{where}: {error.strerror or error}; check the path and its permissions.")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; finished work is kept, run the same command again to continue.\n")
-        sys.exit(130)
     sys.exit(0)
 
 

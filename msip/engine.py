@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,6 +32,12 @@ def one_thread_each() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+
+
+def _start_worker() -> None:
+    one_thread_each()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends the workers too, whose tracebacks would tell nothing
 
 
 class LocalEngine:
@@ -73,7 +80,7 @@ class LocalEngine:
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=one_thread_each)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
             with _without_main():
                 for _ in range(self.workers):  # each starts a process, as none is idle yet
                     self._pool.submit(_nothing)

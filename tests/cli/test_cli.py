@@ -10,8 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cli.download import _Bars
+from cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
@@ -84,6 +86,16 @@ def test_mistakes_leave_with_code_2_and_one_sentence(arguments, words, tmp_path)
     )
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_continue(frames, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("msip.pipeline.build", interrupted)
+    done = CliRunner().invoke(app, ["build", "--folder", str(frames), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted; finished work is kept, run the same command again to continue.\n"
 
 
 def test_sources_lists_the_corpus():

@@ -1,5 +1,7 @@
 """Where tasks run makes no difference to what comes out."""
 
+import os
+import signal
 import sys
 
 import pytest
@@ -34,6 +36,21 @@ def test_one_pool_serves_several_jobs_and_user_errors_come_through(tmp_path):
         assert list(engine.run(abs, [])) == []
         with pytest.raises(OutputError, match="is a file"):
             list(engine.run(make_output_folder, [tmp_path / "file"]))
+
+
+def test_workers_that_ctrl_c_reaches_print_no_traceback(capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with LocalEngine(2) as engine:
+            list(engine.run(abs, range(9)))
+            workers = list(engine._pool._processes.values())
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGINT)
+            for worker in workers:
+                worker.join(30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not any(worker.is_alive() for worker in workers) and capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

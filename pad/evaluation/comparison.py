@@ -24,6 +24,7 @@ from msip.files import make_output_folder, write_bytes, write_json
 from pad.checkpoints import newest_checkpoint
 from pad.config import Precision, PretrainConfig, read_options
 from pad.data import open_data
+from pad.encoders.stored import run_state
 from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
 from pad.evaluation.encoder import RANDOM, Mode, check_weights
 from pad.evaluation.leaks import Leaks, find_leaks
@@ -147,6 +148,7 @@ class Comparing:
         self.runs = runs or out / "runs"
         self._pretrained: set[str] = set()
         self._failed: list[str] = []
+        self.warnings: dict[str, None] = {}
         self.asked_device = device
         self.device = pick_device(device, Ranks())  # type: ignore[arg-type]
         self.leaks: dict[str, Leaks] = {}
@@ -197,12 +199,17 @@ class Comparing:
                 raise EvaluationError(f"{self.task(name).data}, the data of {name}, is no folder; correct its path.")
         for name in contestants:
             weights = self.file.contestants[name].weights
+            if not weights.startswith((RUN, RANDOM, "timm:")) and Path(self._place(weights)).exists():
+                self.warnings |= dict.fromkeys(run_state(self._place(weights)))
             if all(path.is_file() for task in tasks for path in self._paths(name, task).values()):
                 continue
             if weights.startswith(RUN):
                 self._check_pretraining(weights.removeprefix(RUN))
             else:
                 check_weights(self._place(weights))
+
+        for text in self.warnings:
+            self.say(f"warning: {text}")
 
     def _check_pretraining(self, run: str) -> None:
         if (self.runs / run / RESULT).is_file():

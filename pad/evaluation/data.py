@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from msip.crops import sample_key
 from msip.errors import EvaluationError, FrameError
 from msip.radiometry import read_grey8
+from msip.storage import quiet_cv2
 
 Grey: TypeAlias = NDArray[np.uint8]
 
@@ -198,7 +199,8 @@ def read_image(path: Path) -> Grey:
 
 def read_fourth_channel(path: Path) -> Grey:
     """The thermal channel of an MFNet image, the fourth of a PNG, uint8 (h, w)."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    with quiet_cv2():
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise EvaluationError(f"{path} cannot be read; replace it or take it out of the set.")
     if pixels.ndim != 3 or pixels.shape[2] != 4:

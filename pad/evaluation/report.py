@@ -135,6 +135,7 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
         "seeds, put together); bold where the interval leaves 0 out. With a single seed it is of the test images "
         "alone, and nothing is bold.",
         "",
+        *(f"**{text}**\n" for text in work.warnings),
         "## Near-duplicates between train and test",
         "",
         "| task | test images | with a near-duplicate in training | share |",

@@ -493,3 +493,15 @@ def test_sets_and_tasks_of_one_name_do_not_share_results(compared, tmp_path):
         assert done.exit_code == 0, done.output
         folders.append(json.loads(done.stdout)["folder"])
     assert len(set(folders)) == 3 and folders[0] == folders[3]
+
+
+def test_a_run_that_is_not_finished_is_said_to_be(compared, tmp_path):
+    root, _, _ = compared
+    shutil.copytree(root / "c/runs/first", tmp_path / "part")
+    (tmp_path / "part" / "result.json").unlink()
+    for file in tmp_path.glob("part/*.safetensors"):
+        file.unlink()
+    call = ["evaluate", str(tmp_path / "part"), "--task", "probe", "--data", str(root / "seg"), "--seeds", "1"]
+    done = CliRunner().invoke(app, [*call, "--image-size", "32", "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert done.exit_code == 0 and "part is not finished (" in done.stderr, done.output
+    assert "part is not finished (" in next((tmp_path / "out").rglob("results.md")).read_text()

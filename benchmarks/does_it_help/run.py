@@ -33,7 +33,7 @@ def quick(file: Path, to: Path) -> Path:
     content["pretrain"] |= {"image_size": 64, "max_steps": 3, "batch_size": 8, "decoder_embed_dim": 32}
     content["pretrain"] |= {"decoder_depth": 1, "workers": 0}
     for task in content["tasks"].values():
-        task["image_size"] = 64
+        task |= {"image_size": 64, "seeds": [0]}
         if task["task"] != "probe":
             task |= {"steps": 2, "batch_size": 2}
     to.write_text(yaml.safe_dump(content, sort_keys=False))

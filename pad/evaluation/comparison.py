@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from msip.errors import EvaluationError, RunError
 from msip.files import make_output_folder, write_bytes, write_json
 from pad.checkpoints import newest_checkpoint
-from pad.config import Precision, PretrainConfig, read_options
+from pad.config import Precision, PretrainConfig, option, read_options
 from pad.data import open_data
 from pad.encoders.stored import run_state
 from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
@@ -87,16 +87,20 @@ class Comparison(_Strict):
         return cls.of(values, f"{file}: ")
 
     @classmethod
-    def of(cls, values: dict[str, Any], where: str = "") -> Comparison:
-        """From what a file holds; ``where`` begins every message. Raises ``EvaluationError``."""
+    def of(cls, values: dict[str, Any], where: str | None = None) -> Comparison:
+        """From what a file holds, or, without ``where``, the command line's options; ``where`` begins every message.
+
+        Raises ``EvaluationError``.
+        """
         try:
             made = cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            name = ".".join(str(part) for part in problem["loc"])
+            name = ".".join(map(str, problem["loc"])) if where else option(str(problem["loc"][-1]))
             given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
             message = problem["msg"][:1].lower() + problem["msg"][1:]
-            raise EvaluationError(f"{where}{name or 'the file'}: {message}{given}; correct it.") from None
+            raise EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.") from None
+        where = where or ""
         if made.baseline not in made.contestants:
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
         known: set[str] = set()

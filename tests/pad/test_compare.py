@@ -245,6 +245,8 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
         (["--mode", "lora"], "a probe takes frozen"),
         (["--decoder-channels", "64"], "a probe trains no decoder and takes no steps; leave --decoder-channels out"),
         (["--steps", "7"], "leave --steps out"),
+        (["--image-size", "0"], "--image-size: input should be greater than or equal to 1 (given: 0)"),
+        (["--label-fraction", "2"], "--label-fraction: input should be less than or equal to 1"),
         (["--device", "gpu"], "--device is 'gpu'; choose one of auto, cpu, cuda"),
     ):
         wrong = CliRunner().invoke(app, [*probe, *more])

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -34,10 +35,23 @@ def one_thread_each() -> None:
     cv2.setNumThreads(1)
 
 
-def _start_worker() -> None:
+def _start_worker(interruptible: bool) -> None:
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the worker, whose traceback would tell nothing
     one_thread_each()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends the workers too, whose tracebacks would tell nothing
+
+
+@contextlib.contextmanager
+def _born_deaf_to_ctrl_c() -> Iterator[None]:
+    """Inside, new processes begin with SIGINT ignored: one that comes while they import prints no traceback."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class LocalEngine:
@@ -80,8 +94,11 @@ class LocalEngine:
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
-            with _without_main():
+            interruptible = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # a shell's background job ignores it
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=context, initializer=_start_worker, initargs=(interruptible,)
+            )
+            with _without_main(), _born_deaf_to_ctrl_c():
                 for _ in range(self.workers):  # each starts a process, as none is idle yet
                     self._pool.submit(_nothing)
         return self._pool

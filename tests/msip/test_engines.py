@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -38,11 +39,34 @@ def test_one_pool_serves_several_jobs_and_user_errors_come_through(tmp_path):
             list(engine.run(make_output_folder, [tmp_path / "file"]))
 
 
+def pid_after_a_while(_):
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def test_workers_that_ctrl_c_reaches_while_they_start_print_no_traceback(capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with LocalEngine(2) as engine:
+            pool = engine._started()
+            for _ in range(40):  # while they import, too
+                for worker in list((pool._processes or {}).values()):
+                    if worker.is_alive():
+                        os.kill(worker.pid, signal.SIGINT)
+                time.sleep(0.05)
+            with pytest.raises(MsipError, match="worker processes died"):
+                list(engine.run(abs, range(9)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == ""
+
+
 def test_workers_that_ctrl_c_reaches_print_no_traceback(capfd):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with LocalEngine(2) as engine:
-            list(engine.run(abs, range(9)))
+            while len(set(engine.run(pid_after_a_while, range(4)))) < 2:
+                pass  # until both are at work
             workers = list(engine._pool._processes.values())
             for worker in workers:
                 os.kill(worker.pid, signal.SIGINT)

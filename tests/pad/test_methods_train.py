@@ -1,22 +1,19 @@
 """Every method from the command's configuration to the export, interrupted and whole."""
 
-import itertools
 import multiprocessing
 import os
-import signal
 import socket
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import config, fingerprint, losses, make_manifest, train
+from training_runs import config, fingerprint, losses, make_manifest, stopped_after, train
 
 from msip.crops import RoiCrop
 from msip.errors import RunError
 from pad.encoders import load_encoder
 from pad.export import export_model
-from pad.monitor import Monitor
 from pad.views import MultiCrop, block_mask, grown
 
 METHODS = {
@@ -42,22 +39,14 @@ def teacher(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path, monkeypatch):
+def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path):
     options = {"method": method, "epochs": 2, "scale_freeze": 0.0, **METHODS[method]}
     if "teacher" in options:
         options["teacher"] = str(teacher)
     made = {name: config(data, tmp_path / name, **options) for name in ("whole", "cut")}
     assert train(made["whole"]).status == "finished"
-    advance, counter = Monitor.advance, itertools.count(1)
-
-    def terminate(self):
-        advance(self)
-        if next(counter) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Monitor, "advance", terminate)
-    assert train(made["cut"]).status == "stopped"
-    monkeypatch.setattr(Monitor, "advance", advance)
+    with stopped_after(4):
+        assert train(made["cut"]).status == "stopped"
     assert train(config(data, tmp_path / "cut", resume="auto", **options)).status == "finished"
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
@@ -66,7 +55,7 @@ def test_interrupted_run_equals_the_whole_one(method, data, teacher, tmp_path, m
 
 
 @pytest.mark.parametrize("paradigm", ["pad", "continual"])
-def test_ibot_leaves_its_teacher(paradigm, data, tmp_path, monkeypatch):
+def test_ibot_leaves_its_teacher(paradigm, data, tmp_path):
     """Stopped, finished and exported, a run gives the moving average, not the student."""
     options = {"method": "ibot", "epochs": 2, "scale_freeze": 0.0, "paradigm": paradigm, **METHODS["ibot"]}
     run = tmp_path / "run"
@@ -82,18 +71,10 @@ def test_ibot_leaves_its_teacher(paradigm, data, tmp_path, monkeypatch):
     def given(path):
         return load_encoder(path).state_dict()
 
-    advance, counter = Monitor.advance, itertools.count(1)
-
-    def terminate(self):
-        advance(self)
-        if next(counter) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Monitor, "advance", terminate)
-    assert train(config(data, run, **options)).status == "stopped"
+    with stopped_after(4):
+        assert train(config(data, run, **options)).status == "stopped"
     wanted, found = kept(4), given(run)
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
-    monkeypatch.setattr(Monitor, "advance", advance)
     assert train(config(data, run, resume="auto", **options)).status == "finished"
     export_model(run, tmp_path / "export", format="timm")
     wanted = kept(6)

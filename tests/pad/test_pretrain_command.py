@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import signal
 
 import pytest
 import yaml
-from training_runs import make_manifest
+from training_runs import make_manifest, stopped_after
 from typer.testing import CliRunner
 
 from cli.main import app
 from msip.errors import RunError
 from pad.config import PretrainConfig
-from pad.monitor import Monitor
 
 SMALL = [*("--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "8", "--workers", "0")]
 SMALL += ["--decoder-embed-dim", "32", "--decoder-depth", "1", "--decoder-num-heads", "2", "--device", "cpu"]
@@ -44,16 +40,9 @@ def test_summary_as_json_and_as_table(data, tmp_path, monkeypatch):
     assert second.exit_code == 0 and second.stdout == ""
 
 
-def test_stopped_by_a_signal_it_says_so_and_leaves_with_its_code(data, tmp_path, monkeypatch):
-    advance, counter = Monitor.advance, itertools.count(1)
-
-    def terminate(self):
-        advance(self)
-        if next(counter) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Monitor, "advance", terminate)
-    done = msip("--data", data, "--out", tmp_path / "run", "--epochs", 2, *SMALL)
+def test_stopped_by_a_signal_it_says_so_and_leaves_with_its_code(data, tmp_path):
+    with stopped_after(2):
+        done = msip("--data", data, "--out", tmp_path / "run", "--epochs", 2, *SMALL)
     assert done.exit_code == 143
     assert "--resume auto" in done.stderr and "stopped" in done.stdout
 

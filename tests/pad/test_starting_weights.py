@@ -1,14 +1,11 @@
 """Runs that begin with weights from elsewhere: what they train, what they record, and whether they can be continued."""
 
-import os
-import signal
-
 import pytest
 import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from training_runs import config, fingerprint, make_manifest, quiet, train
+from training_runs import config, fingerprint, make_manifest, quiet, stopped_after, train
 
 from msip.errors import RunError
 from pad import PadConfig, load_encoder
@@ -16,7 +13,6 @@ from pad.adapters import config_of, count_adapter_parameters
 from pad.config import PretrainConfig
 from pad.export import export_model
 from pad.pretrain import pretrain
-from pad.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +28,11 @@ def narrow(data, tmp_path_factory):
     return run
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Let runs stop after a step, as by a user's signal; ``stop_at(None)`` lets them run to their end again."""
-    step, wanted = Trainer._optimizer_step, []
-
-    def one_step(self, batches, *, log):
-        step(self, batches, log=log)
-        if wanted and self.step == wanted[-1]:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Trainer, "_optimizer_step", one_step)
-    return wanted.append
-
-
-def test_adapters_that_the_weights_bring_are_trained_recorded_and_continued(data, narrow, tmp_path, stop_at):
+def test_adapters_that_the_weights_bring_are_trained_recorded_and_continued(data, narrow, tmp_path):
     options = {"init": str(narrow), "max_steps": 4}
     train(config(data, tmp_path / "whole", **options))
-    stop_at(2)
-    assert train(config(data, tmp_path / "cut", **options)).status == "stopped"
-    stop_at(None)
+    with stopped_after(2):
+        assert train(config(data, tmp_path / "cut", **options)).status == "stopped"
     recorded = yaml.safe_load((tmp_path / "cut/run.yaml").read_text())["config"]
     assert (recorded["down_size"], recorded["fusion"], recorded["blocks"]) == (8, "side", [1])
     unfinished = load_encoder(tmp_path / "cut")
@@ -83,12 +64,11 @@ def test_options_cannot_reshape_adapters_that_the_weights_bring(data, narrow, tm
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_preset_of_another_method_is_continued(data, tmp_path, stop_at):
+def test_preset_of_another_method_is_continued(data, tmp_path):
     """What the preset has for its own method, here a teacher, is nobody's option."""
-    stop_at(1)
-    options = {"preset": "pad-milan", "method": "mae", "max_steps": 2, "effective_batch": 8}
-    assert train(config(data, tmp_path / "run", **options)).status == "stopped"
-    stop_at(None)
+    with stopped_after(1):
+        options = {"preset": "pad-milan", "method": "mae", "max_steps": 2, "effective_batch": 8}
+        assert train(config(data, tmp_path / "run", **options)).status == "stopped"
     assert train(PretrainConfig(data=data, out=tmp_path / "run", resume="auto")).status == "finished"
 
 
@@ -98,7 +78,7 @@ def test_options_that_the_method_has_not_are_refused_beside_a_preset_too(data, t
         train(config(data, tmp_path / "run", **options))
 
 
-def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path, stop_at, monkeypatch):
+def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path, monkeypatch):
     """A teacher for the run that goes on, initial weights for what is exported of an unfinished one."""
     files = tmp_path / "files"
     files.mkdir()
@@ -106,9 +86,8 @@ def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path,
     save_file(tensors, files / "w.safetensors", {"model": "test_vit", "image_size": "32"})
     options = {"method": "distil", "teacher": "w.safetensors", "init": "w.safetensors", "max_steps": 2}
     monkeypatch.chdir(files)
-    stop_at(1)
-    train(config(data, tmp_path / "run", **options))
-    stop_at(None)
+    with stopped_after(1):
+        train(config(data, tmp_path / "run", **options))
     monkeypatch.chdir(tmp_path)
     export_model(tmp_path / "run", tmp_path / "export")
     images = torch.randn(1, 3, 32, 32)
@@ -129,16 +108,15 @@ def test_the_papers_milan_asks_for_its_weights(data, tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_other_weights_of_the_same_file_name_are_no_way_to_continue(data, tmp_path, stop_at):
+def test_other_weights_of_the_same_file_name_are_no_way_to_continue(data, tmp_path):
     for seed, folder in enumerate(("mine", "other")):
         torch.manual_seed(seed)
         (tmp_path / folder).mkdir()
         save_file(
             timm.create_model("test_vit", img_size=32, num_classes=0).state_dict(), tmp_path / folder / "w.safetensors"
         )
-    stop_at(1)
-    train(config(data, tmp_path / "run", init=str(tmp_path / "mine/w.safetensors"), max_steps=2))
-    stop_at(None)
+    with stopped_after(1):
+        train(config(data, tmp_path / "run", init=str(tmp_path / "mine/w.safetensors"), max_steps=2))
     with pytest.raises(RunError, match=r"--init .*other/w\.safetensors differs from the"):
         train(
             PretrainConfig(data=data, out=tmp_path / "run", resume="auto", init=str(tmp_path / "other/w.safetensors"))

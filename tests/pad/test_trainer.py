@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_runs import SIGKILL, SIGTERM, config, fingerprint, losses, make_manifest, quiet, train, train_and_signal
+from training_runs import (
+    SIGKILL,
+    SIGTERM,
+    config,
+    fingerprint,
+    losses,
+    make_manifest,
+    quiet,
+    stopped_after,
+    train,
+    train_and_signal,
+)
 
 from msip.errors import OutputError, RunError
 from msip.files import make_output_folder
@@ -151,21 +162,13 @@ def test_accumulated_gradients_equal_those_of_one_large_batch(data, tmp_path):
 
 
 @pytest.mark.parametrize(("step", "workers"), [(5, 0), (7, 2), (12, 0)])
-def test_terminated_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, uninterrupted, step, workers):
+def test_terminated_and_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, step, workers):
     """Mid-epoch, with other numbers of workers, and at an epoch's end just before the scales are freed."""
     run = tmp_path / "run"
-    advance, counter = Monitor.advance, itertools.count(1)
-
-    def terminate(self):
-        advance(self)
-        if next(counter) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Monitor, "advance", terminate)
-    result = train(config(data, run, epochs=5))
+    with stopped_after(step):
+        result = train(config(data, run, epochs=5))
     assert (result.status, result.signal, result.steps) == ("stopped", signal.SIGTERM, step)
     assert not (run / "adapter.safetensors").exists()
-    monkeypatch.setattr(Monitor, "advance", advance)
     result = train(config(data, run, epochs=5, resume="auto", workers=workers))
     assert (result.status, result.steps) == ("finished", 15)
     assert fingerprint(run) == fingerprint(uninterrupted)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -16,6 +20,7 @@ import torch
 
 from msip.manifest import SCHEMA, Manifest
 from pad.config import PretrainConfig
+from pad.monitor import Monitor
 from pad.pretrain import PretrainResult, pretrain
 
 # small tensors; and a forked child must not wait for its parent's threads
@@ -96,6 +101,20 @@ def train_and_signal(options: PretrainConfig, number: int, *, after_step: int, w
     child.join(60)
     assert child.exitcode is not None
     return child.exitcode
+
+
+@contextlib.contextmanager
+def stopped_after(steps: int) -> Iterator[None]:
+    """Inside, a run gets a user's signal after so many steps of its call."""
+    advance, counter = Monitor.advance, itertools.count(1)
+
+    def terminate(self: Monitor) -> None:
+        advance(self)
+        if next(counter) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with patch.object(Monitor, "advance", terminate):
+        yield
 
 
 SIGKILL, SIGTERM = signal.SIGKILL, signal.SIGTERM

@@ -80,6 +80,7 @@ RUN_FILE = "run.yaml"
 RESULT = "result.json"  # of a run that is finished
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 FREE_ON_RESUME = frozenset(
     {"data", "out", "device", "workers", "precision", "batch_size", "accumulate", "parallel", "compile", "recompute"}
@@ -188,7 +189,7 @@ class PretrainConfig(BaseModel):
     roi_p: float = _option(0.85, "Probability of a RoI crop of any size.", ge=0, le=1)
     exclude_flag: tuple[str, ...] = _option((), "Leave out images with this flag (may be repeated).")
     seed: int = _option(0, "Of weights, order, crops, masks and dropout.", ge=0)
-    device: Literal["auto", "cpu", "cuda"] = _option("auto", "auto, cpu, cuda.")
+    device: DeviceName = _option("auto", "auto, cpu, cuda.")
     precision: Precision = _option("auto", "auto (bf16 on a GPU), bf16, fp32.")
     compile: bool | None = _option(None, "Compile the transformer blocks.", shown="with a GPU")
     recompute: bool = _option(False, "Compute activations twice, for less memory (activation checkpointing).")

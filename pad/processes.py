@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 
 from msip.errors import RunError
-from pad.config import Precision
+from pad.config import DeviceName, Precision
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,10 @@ class Stop:
             self._restore()
 
 
-def pick_device(name: Literal["auto", "cpu", "cuda"], ranks: Ranks) -> torch.device:
-    """The device of this process. Raises ``RunError`` for ``cuda`` where there is none."""
+def pick_device(name: str, ranks: Ranks) -> torch.device:
+    """The device of this process by a ``DeviceName``. Raises ``RunError`` for another name, or ``cuda`` without one."""
+    if name not in get_args(DeviceName):
+        raise RunError(f"--device is {name!r}; choose one of {', '.join(get_args(DeviceName))}.")
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda, but torch sees no CUDA device; use --device cpu, or see `msip doctor`.")
     if name == "cpu" or not torch.cuda.is_available():

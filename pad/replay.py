@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from msip.crops import RoiCrop
 from msip.errors import RunError
@@ -19,7 +18,7 @@ from pad.processes import Ranks, pick_device, uses_bf16
 from pad.step import Step, make_optimizer
 
 
-def replay(run: Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> Finding:
+def replay(run: Path, *, device: str = "auto") -> Finding:
     """Take the step again that stopped the training in ``run``.
 
     Raises ``RunError`` if no step stopped it, or the checkpoint before that step or its images are gone.

@@ -22,20 +22,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from msip.errors import EvaluationError, RunError
 from msip.files import make_output_folder, write_bytes, write_json
 from pad.checkpoints import newest_checkpoint
-from pad.config import Precision, PretrainConfig, option, read_options
+from pad.config import RESULT, Precision, PretrainConfig, option, read_options
 from pad.data import open_data
+from pad.encoders.create import check_name
 from pad.encoders.stored import run_state
 from pad.evaluation.cells import OF_RECIPE, Cell, Contestant, Data, Task, TaskKind, asked_key, read_cell, run_cell
 from pad.evaluation.encoder import RANDOM, Mode, check_weights
 from pad.evaluation.leaks import Leaks, find_leaks
 from pad.method_building import check_options
-from pad.pretrain import RESULT, pretrain, tell
+from pad.pretrain import pretrain, tell
 from pad.processes import Ranks, pick_device
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
 ORIGIN = "origin.txt"
-DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -146,15 +146,13 @@ class Comparing:
         device: str = "auto",
         say: Say = tell,
     ) -> None:
-        if device not in DEVICES:
-            raise EvaluationError(f"--device is {device!r}; choose one of {', '.join(DEVICES)}.")
         self.file, self.root, self.out, self.say = comparison, root, out, say
         self.runs = runs or out / "runs"
         self._pretrained: set[str] = set()
         self._failed: list[str] = []
         self.warnings: dict[str, None] = {}
         self.asked_device = device
-        self.device = pick_device(device, Ranks())  # type: ignore[arg-type]
+        self.device = pick_device(device, Ranks())
         self.leaks: dict[str, Leaks] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
 
@@ -211,7 +209,6 @@ class Comparing:
                 self._check_pretraining(weights.removeprefix(RUN))
             else:
                 check_weights(self._place(weights))
-
         for text in self.warnings:
             self.say(f"warning: {text}")
 
@@ -225,7 +222,7 @@ class Comparing:
             self._check_pretraining(start.removeprefix(RUN))
         config = PretrainConfig(**options, out=self.runs / run)
         check_options(config)
-        check_weights(f"{RANDOM}{config.model}")
+        check_name(config.model)
         open_data(config.data)
 
     def _seeds(self, name: str) -> tuple[int, ...]:

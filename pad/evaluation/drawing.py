@@ -89,11 +89,19 @@ def _sheet(columns: list[tuple[Colour, Colour]], key: dict[str, Colour]) -> byte
                 )
             )
         strip = np.concatenate(cells, 1)
-        caption = np.full((_CAPTION_PX, strip.shape[1], 3), 255, np.uint8)
-        cv2.putText(caption, title, (4, _CAPTION_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        caption = _line(strip.shape[1])
+        _write(caption, title, 4)
         rows += [caption, strip]
     rows += _key(key, rows[0].shape[1])
     return bytes(cv2.imencode(".jpg", np.concatenate(rows), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+
+def _line(width: int) -> Colour:
+    return np.full((_CAPTION_PX, width, 3), 255, np.uint8)
+
+
+def _write(line: Colour, text: str, left: int) -> None:
+    cv2.putText(line, text, (left, _CAPTION_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _key(colours: dict[str, Colour], width: int) -> list[Colour]:
@@ -103,11 +111,9 @@ def _key(colours: dict[str, Colour], width: int) -> list[Colour]:
     for name, colour in colours.items():
         needed = 2 * _CAPTION_PX + cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]
         if left + needed > width or not lines:
-            lines.append(np.full((_CAPTION_PX, width, 3), 255, np.uint8))
+            lines.append(_line(width))
             left = 4
         cv2.rectangle(lines[-1], (left, 5), (left + 12, 17), colour.tolist(), -1)
-        cv2.putText(
-            lines[-1], name, (left + 18, _CAPTION_PX - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA
-        )
+        _write(lines[-1], name, left + 18)
         left += needed
     return lines

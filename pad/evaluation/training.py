@@ -168,17 +168,8 @@ def fit(
     begin = time.perf_counter()
     model.train()
     bad = torch.zeros((), dtype=torch.bool, device=device)
-    terminal = sys.stderr.isatty()
-    interval = 0.1 if terminal else QUIET_S
-    bar = tqdm(
-        stream,
-        total=steps,
-        desc=label,
-        unit="step",
-        mininterval=interval,
-        delay=0 if terminal else QUIET_S,
-        leave=False,
-    )
+    quiet = 0.0 if sys.stderr.isatty() else QUIET_S
+    bar = tqdm(stream, total=steps, desc=label, unit="step", mininterval=quiet or 0.1, delay=quiet, leave=False)
     for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step, steps) * group["lr_scale"]

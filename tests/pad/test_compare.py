@@ -7,88 +7,19 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import timm
 import torch
 import yaml
+from comparisons import FILE, SMALL, make_sets, work, write_file
 from msip_cli.main import app
-from safetensors.torch import save_file
-from scipy import stats
-from training_runs import make_manifest
 from typer.testing import CliRunner
 
-from msip.errors import EvaluationError, MsipError, RunError
-from pad.evaluation.cells import Cell, Contestant, Task, run_cell, weights_digest
+from msip.errors import EvaluationError, MsipError
+from pad.evaluation.cells import Contestant, Task, run_cell, weights_digest
 from pad.evaluation.comparison import Comparing, Comparison
-from pad.evaluation.evidence import Hits
 from pad.evaluation.leaks import find_leaks
 from pad.evaluation.report import lines_of, write_report
-from pad.evaluation.statistics import difference, interval, resample
+from pad.evaluation.statistics import interval, resample
 from pad.export import export_model
-
-SMALL = {"image_size": 32, "steps": 2, "batch_size": 2}
-
-
-def make_sets(root):
-    """Bright squares to find, by mask, by box and by class; every image with noise of its own."""
-    rng = np.random.default_rng(0)
-    boxes = []
-    for number in range(12):
-        image = cv2.GaussianBlur(rng.integers(0, 90, (48, 64), dtype=np.uint8), (0, 0), 2)
-        x, y = rng.integers(4, 34, 2)
-        mask = np.zeros_like(image)
-        mask[y : y + 10, x : x + 14] = 255
-        image[mask > 0] = 230
-        split = "train" if number < 8 else "test"
-        for kind, pixels in (("images", image), ("masks", mask)):
-            (root / "seg" / split / kind).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / "seg" / split / kind / f"{number}.png"), pixels)
-        for folder in (root / "yolo" / "images" / split, root / "classes" / split / ("left" if x < 18 else "right")):
-            folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{number}.png"), image)
-        labels = root / "yolo" / "labels" / split
-        labels.mkdir(parents=True, exist_ok=True)
-        boxes.append(f"0 {(x + 7) / 64} {(y + 5) / 48} {14 / 64} {10 / 48}\n")
-        (labels / f"{number}.txt").write_text(boxes[-1])
-    (root / "yolo" / "classes.txt").write_text("square\n")
-    make_manifest(root / "build", 12)
-
-
-FILE = {
-    "seeds": [0, 1],
-    "baseline": "none",
-    "pretrain": {
-        "data": "build",
-        "model": "test_vit",
-        "image_size": 32,
-        "max_steps": 2,
-        "batch_size": 4,
-        "workers": 0,
-        "decoder_embed_dim": 16,
-        "decoder_depth": 1,
-        "decoder_num_heads": 2,
-    },
-    "runs": {"first": {"paradigm": "scratch"}, "pad": {"paradigm": "pad", "init": "run:first"}},
-    "contestants": {
-        "none": {"weights": "random:test_vit"},
-        "frozen": {"weights": "run:first", "mode": "frozen"},
-        "pad": {"weights": "run:pad", "mode": "adapter"},
-    },
-    "tasks": {
-        "squares": {"task": "segmentation", "data": "seg", **SMALL},
-        "boxes": {"task": "detection", "data": "yolo", "seeds": [0], **SMALL, "image_size": 64, "steps": 1},
-        "sides": {"task": "probe", "data": "classes", "image_size": 32},
-        "patches": {"task": "probe", "data": "seg", "image_size": 32, "seeds": [0]},
-    },
-}
-
-
-def write_file(root, **changed):
-    (root / "c.yaml").write_text(yaml.safe_dump({**FILE, **changed}, sort_keys=False))
-    return root / "c.yaml"
-
-
-def work(root, said):
-    return Comparing(Comparison.read(root / "c.yaml"), root, root / "c", device="cpu", say=said.append)
 
 
 @pytest.fixture(scope="module")
@@ -250,32 +181,7 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
         (["--device", "gpu"], "--device is 'gpu'; choose one of auto, cpu, cuda"),
     ):
         wrong = CliRunner().invoke(app, [*probe, *more])
-        assert isinstance(wrong.exception, EvaluationError) and message in str(wrong.exception)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        (
-            {"tasks": {**FILE["tasks"], "late": {"task": "probe", "data": "solr"}}},
-            "solr, the data of late, is no f",
-        ),
-        ({"runs": {**FILE["runs"], "pad": {"paradigm": "padd"}}}, "there is no paradigm 'padd'"),
-        ({"runs": {**FILE["runs"], "pad": {"max_stepz": 8}}}, "there is no option 'max_stepz'"),
-        ({"runs": {**FILE["runs"], "pad": {"model": "vit_tinny"}}}, "timm knows no model 'vit_tinny'"),
-        ({"runs": {**FILE["runs"], "pad": {"data": "built"}}}, "built"),
-        ({"contestants": {**FILE["contestants"], "pad": {"weights": "random:test_vitt"}}}, "no model 'test_vitt'"),
-        (
-            {"contestants": {**FILE["contestants"], "pad": {"weights": "runs/pad"}}},
-            "does not exist; give a run",
-        ),
-    ],
-)
-def test_mistakes_in_the_file_are_found_before_anything_is_computed(tmp_path, changed, message):
-    make_sets(tmp_path)
-    with pytest.raises(MsipError, match=message):
-        toy(tmp_path, **changed)[0].run()
-    assert not (tmp_path / "c").exists()
+        assert isinstance(wrong.exception, MsipError) and message in str(wrong.exception)
 
 
 def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared):
@@ -286,39 +192,6 @@ def test_intervals_hold_the_mean_and_shrink_to_nothing_against_oneself(compared)
     assert low <= np.mean(values) <= high
     same = lines_of({"t": {"a": cells, "b": cells}}, "a")[-1]
     assert (same.gap.low, same.gap.value, same.gap.high) == (0, 0, 0) and not same.gap.real
-
-
-def test_the_interval_of_seeds_is_students_and_grows_with_that_of_the_images():
-    values = [1.0, 2.0, 6.0]
-    expected = stats.t.interval(0.95, 2, loc=3.0, scale=stats.sem(values))
-    still = np.full(500, 3.0)
-    assert interval(values, still) == pytest.approx(expected)
-    moving = still + np.linspace(-2, 2, 500)
-    arm = np.hypot(expected[1] - 3, np.percentile(moving, 97.5) - 3)
-    assert interval(values, moving) == pytest.approx((3 - arm, 3 + arm))
-    assert interval([3.0], moving) == pytest.approx(np.percentile(moving, [2.5, 97.5]))
-    assert interval([3.0], np.array([np.nan, 2.0, 4.0])) == pytest.approx((2.05, 3.95))
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_equal_contestants_are_seldom_called_different(seeds):
-    """Two contestants of the same worth, each seed with luck of its own: one in twenty may look real."""
-    rng = np.random.default_rng(seeds)
-    images, trials, real = 200, 150, 0
-    for _ in range(trials):
-        hard = rng.normal(size=images)
-        contestants = [
-            [right_cell(hard + rng.normal(0, 0.5, images) + rng.normal(0, 0.2), seed) for seed in range(seeds)]
-            for _ in range(2)
-        ]
-        drawn = tuple(resample(cells, count=80) for cells in contestants)
-        real += difference(*contestants, drawn, "accuracy").real
-    assert real <= 0.09 * trials
-
-
-def right_cell(margins, seed):
-    hits = Hits(("a", "b"), np.zeros(len(margins), np.int64), margins > 0)
-    return Cell({"seed": seed, "test_images": len(margins)}, {"": hits}, {})
 
 
 def test_a_single_seed_is_never_called_a_real_difference(compared):
@@ -358,68 +231,6 @@ def test_near_duplicates_are_found():
     assert (found.test_images, found.leaked, found.pairs) == (3, 1, (("b0", "a2"),))
 
 
-def toy(root, **changed):
-    """A comparison of its own folder with the small sets, and what it said."""
-    if not (root / "seg").is_dir():
-        make_sets(root)
-    write_file(root, **changed)
-    said: list[str] = []
-    return work(root, said), said
-
-
-ONE_TASK = {"seeds": [0], "tasks": {"squares": FILE["tasks"]["squares"]}}
-ONLY_NONE = {"contestants": {"none": {"weights": "random:test_vit"}}, "runs": {}}
-
-
-def test_weights_that_are_a_name_are_known_by_it(tmp_path):
-    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
-    other = {"runs": {}, "contestants": {"none": {"weights": "random:vit_tiny_patch16_224"}}}
-    with pytest.raises(EvaluationError, match=r"computed with another weights .*random:test_vit"):
-        toy(tmp_path, **ONE_TASK, **other)[0].run()
-
-
-def test_cells_of_other_data_are_refused(tmp_path):
-    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
-    mask = next((tmp_path / "seg/test/masks").iterdir())
-    cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
-    with pytest.raises(EvaluationError, match="computed with another hash of data"):
-        toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"first": {"paradigm": "scratch", "seed": 3}},  # what the run starts from
-        {"other": {"paradigm": "scratch", "seed": 3}, "pad": {"paradigm": "pad", "init": "run:other"}},
-        {"pad": {"paradigm": "pad", "init": "run:first"}},  # an option taken back
-    ],
-)
-def test_a_finished_pre_training_of_other_options_or_another_start_is_refused(tmp_path, change):
-    runs = {"first": {"paradigm": "scratch"}, "pad": {"paradigm": "pad", "init": "run:first", "mask_ratio": 0.5}}
-    only_pad = {"baseline": "pad", "contestants": {"pad": {"weights": "run:pad"}}}
-    toy(tmp_path, **ONE_TASK, **only_pad, runs=runs)[0].run()
-    shutil.rmtree(tmp_path / "c/cells")
-    after = {"first": runs["first"], **change}
-    after["pad"] = after.pop("pad", runs["pad"])  # behind what it starts from
-    changed = toy(tmp_path, **ONE_TASK, **only_pad, runs=after)[0]
-    with pytest.raises(EvaluationError, match=r"runs/pad was pre-trained with other options, or from another start"):
-        changed.run()
-
-
-def test_other_weights_under_the_same_path_are_other_results(tmp_path):
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"architecture": "test_vit"}')
-    digests = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        model = timm.create_model("test_vit", num_classes=0)
-        save_file(model.state_dict(), folder / "model.safetensors")
-        digests.append(weights_digest(str(folder)))
-    assert None not in digests and digests[0] != digests[1]
-    assert weights_digest("random:test_vit") is None
-
-
 def test_adapters_alone_are_known_with_the_weights_that_they_sit_on(compared, tmp_path):
     root, _, _ = compared
     export_model(str(root / "c/runs/pad"), tmp_path / "alone", format="adapter")
@@ -427,55 +238,6 @@ def test_adapters_alone_are_known_with_the_weights_that_they_sit_on(compared, tm
     assert mine.count("+") >= 1  # the adapters' and the trunk's
     run = root / "c/runs/pad"
     assert weights_digest(str(run)) not in (None, mine)
-
-
-def test_a_task_may_have_seeds_of_its_own(tmp_path):
-    own = {"seeds": [0], "tasks": {"squares": {**FILE["tasks"]["squares"], "seeds": [1, 2]}}}
-    toy(tmp_path, **own, **ONLY_NONE)[0].run()
-    names = sorted(path.name for path in (tmp_path / "c/cells/none/squares").iterdir())
-    assert names == ["seed-1.jpg", "seed-1.json", "seed-2.json"]
-    toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(2,))
-    with pytest.raises(EvaluationError, match="no seed 0"):
-        toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(0,))
-
-
-def test_what_a_pre_training_starts_from_is_relative_to_the_root(tmp_path, monkeypatch):
-    make_sets(tmp_path)
-    model = timm.create_model("test_vit", num_classes=0, img_size=32)
-    save_file(model.state_dict(), tmp_path / "start.safetensors")
-    monkeypatch.chdir("/")
-    runs = {"pad": {"paradigm": "pad", "init": "start.safetensors"}}
-    contestants = {"pad": {"weights": "run:pad"}}
-    toy(tmp_path, **ONE_TASK, baseline="pad", runs=runs, contestants=contestants)[0].run()
-    assert (tmp_path / "c/cells/pad/squares/seed-0.json").is_file()
-
-
-def test_one_cell_that_fails_does_not_hold_up_the_others(tmp_path):
-    weights = "random:test_vit"
-    contestants = {"wild": {"weights": weights, "lr": 1e30}, "none": {"weights": weights}}
-    comparison, said = toy(tmp_path, **ONE_TASK, runs={}, contestants=contestants)
-    with pytest.raises(RunError, match=r"1 cells could not be computed.*wild, squares, seed 0: the loss is no number"):
-        comparison.run(finished=lambda results: write_report(comparison, results))
-    assert (tmp_path / "c/cells/none/squares/seed-0.json").is_file()
-    assert "| none |" in (tmp_path / "c/results.md").read_text()
-    assert any("error: wild" in text for text in said)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"seeds": [-1]}, r"seeds\.0: input should be greater than or equal to 0 \(given: -1\)"),
-        ({"seeds": []}, "seeds: tuple should have at least 1 item"),
-        ({"tasks": {"t": {**FILE["tasks"]["squares"], "image_size": 0}}}, r"tasks\.t\.image_size: input should be"),
-        ({"tasks": {"t": {**FILE["tasks"]["squares"], "steps": 0}}}, r"tasks\.t\.steps: input should be"),
-        ({"tasks": {"t": {**FILE["tasks"]["squares"], "lr": -1}}}, r"tasks\.t\.lr: input should be"),
-        ({"contestants": {"none": {"weights": "random:test_vit", "lr": 0}}}, r"contestants\.none\.lr: input should be"),
-        ({"pretrain": {}}, "run first has no data; give it there, or under pretrain"),
-    ],
-)
-def test_values_that_cannot_be_are_one_sentence(tmp_path, changed, message):
-    with pytest.raises(EvaluationError, match=message):
-        Comparison.read(write_file(tmp_path, **changed))
 
 
 def test_sets_and_tasks_of_one_name_do_not_share_results(compared, tmp_path):

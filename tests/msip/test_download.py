@@ -92,6 +92,12 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A disk with room for the sizes that the sources' pages name, whatever this machine has."""
+    monkeypatch.setattr("msip.download.job.free_bytes", lambda path: 1 << 50)
+
+
 @pytest.fixture
 def server():
     Faulty.fault, Faulty.requests = "", 0

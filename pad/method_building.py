@@ -13,6 +13,7 @@ from pad.adapters import attach_adapters, config_of, has_adapters
 from pad.bottleneck import PadConfig
 from pad.config import PRESETS, RUN_FILE, PretrainConfig, option
 from pad.encoders import LoadReport, create_encoder
+from pad.encoders.stored import run_state
 from pad.encoders.tokens import grid_size
 from pad.methods import METHODS, Method
 from pad.methods.base import ENCODER
@@ -62,6 +63,9 @@ def build_method(
     taken = inspect.signature(method_class).parameters
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
+    for source in (init, config.teacher) if load else ():
+        for sentence in run_state(source) if source else ():
+            say(f"warning: {sentence}")
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
     if PARADIGMS[config.paradigm].adapters:
         adapters = PadConfig(config.down_size, config.scale, config.fusion, blocks=config.blocks)

@@ -42,6 +42,23 @@ def test_adapters_that_the_weights_bring_are_trained_recorded_and_continued(data
     assert again.status == "finished" and fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
+def test_weights_of_an_unfinished_run_are_named_as_such(data, narrow, tmp_path):
+    with stopped_after(1):
+        train(config(data, tmp_path / "cut", max_steps=3))
+    for options in ({"init": str(tmp_path / "cut")}, {"method": "distil", "teacher": str(tmp_path / "cut")}):
+        said = []
+        options |= {"out": tmp_path / f"from-{next(iter(options))}", "max_steps": 2}
+        with stopped_after(1):
+            pretrain(config(data, **options), say=said.append)
+        pretrain(config(data, **options, resume="auto"), say=said.append)  # what it began with is behind it
+        assert [line for line in said if "warning" in line] == [
+            f"warning: {tmp_path / 'cut'} is not finished (step 1 of 3)."
+        ]
+    said = []
+    pretrain(config(data, tmp_path / "whole", init=str(narrow), max_steps=1), say=said.append)
+    assert not any("warning" in line for line in said)
+
+
 def test_options_that_agree_with_the_adapters_in_the_weights_are_taken(data, narrow, tmp_path):
     agreeing = {"down_size": 8, "scale": "patchwise", "fusion": "side", "blocks": (1,)}
     said = []

@@ -116,12 +116,12 @@ def _notes(flags: dict[str, int], dark: int, strays: dict[str, int]) -> str:
     notes = [f"{count} {flag}" for flag, count in flags.items()]
     if dark:
         notes.append(f"{dark} too dark")
-    builds = sorted(name for name in strays if name.endswith("/"))
-    files = {suffix: count for suffix, count in strays.items() if suffix not in builds}
+    own = sorted(name for name in strays if name.endswith("/"))
+    files = {suffix: count for suffix, count in strays.items() if suffix not in own}
     if files:
         notes.append(f"{sum(files.values())} other files ignored ({', '.join(sorted(files)[:4])})")
-    if builds:
-        notes.append(f"builds ignored: {len(builds)} ({', '.join(builds[:4])})")
+    if own:
+        notes.append(f"msip's own folders ignored: {len(own)} ({', '.join(own[:4])})")
     return ", ".join(notes)
 
 

@@ -28,6 +28,14 @@ FOLDER_SUFFIXES = IMAGE_SUFFIXES | {".jpe", ".fff", ".cptv", ".gif", ".webp", ".
 
 _MAX_STEM_BYTES = 200  # file systems allow 255 for a name; the temporary suffix needs room
 _IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_OUTPUTS = (  # what names a folder that msip wrote: all of one line
+    (MANIFEST_NAME, BUILD_NAME),
+    (".msip/frames",),
+    (".msip/export",),
+    ("crops.csv", "contact_sheet.png"),
+    ("run.yaml", "checkpoints"),
+    ("results.csv", "cells", "tasks"),
+)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"FFF\x00", b"CPTV")
 
 
@@ -278,7 +286,8 @@ def _contents(folder: Path) -> str:
 def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     """List anyone's own frames, recursively, in natural order of their relative paths.
 
-    Folders below that hold a build are left out: their images were made from frames, perhaps these.
+    Folders below that msip wrote (builds, exported crops, runs, evaluations) are left out: their images were made from
+    frames, perhaps these.
 
     Args:
         folder: the tree.
@@ -305,8 +314,8 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     for relative in sorted(paths, key=natural_key):
         listing.frames.append(Frame(relative, stem_of(relative)))
     if not listing.frames:
-        builds = ", ".join(name for name in listing.strays if name.endswith("/"))
-        beside = f" beside the images of builds, in {builds}" if builds else ""
+        own = ", ".join(name for name in listing.strays if name.endswith("/"))
+        beside = f" beside what msip wrote itself, in {own}" if own else ""
         raise LayoutError(
             f"{folder} holds no image{beside} (it holds {_contents(folder)}); give a folder with image files."
         )
@@ -316,7 +325,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
 
 
 def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> Iterator[Path]:
-    """The files that may be frames; folders that hold a build are counted in ``strays``. URLs hold none."""
+    """The files that may be frames; folders that msip wrote are counted in ``strays``. URLs hold none."""
     if is_remote(folder):
         yield from (path for path in files_below(folder) if not _ignored(path.relative_to(folder).parts))
         return
@@ -326,7 +335,7 @@ def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> It
             for name in folders
             if not _ignored([name]) and (exclude is None or (Path(current) / name).resolve() != exclude)
         ]
-        for name in [name for name in folders if _holds_build(Path(current) / name)]:
+        for name in [name for name in folders if _is_output(Path(current) / name)]:
             folders.remove(name)
             strays[f"{printable((Path(current) / name).relative_to(folder).as_posix())}/"] += 1
         for name in files:
@@ -334,10 +343,9 @@ def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> It
                 yield Path(current) / name
 
 
-def _holds_build(folder: Path) -> bool:
-    """Also one that was stopped before its manifest, or copied without its hidden files."""
-    finished = (folder / MANIFEST_NAME).is_file() and (folder / BUILD_NAME).is_file()
-    return finished or (folder / ".msip" / "frames").is_dir()
+def _is_output(folder: Path) -> bool:
+    """Whether msip wrote it; also a build or export that was stopped, or one that was copied without hidden files."""
+    return any(all((folder / name).exists() for name in names) for names in _OUTPUTS)
 
 
 def _ignored(parts: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ class SourceReport:
         selected: frames after the stride.
         dropped_dark: of these, dropped by the peak filter.
         sequences: folders with frames.
-        strays: other files in frame folders, per suffix; a folder that holds a build, and was left out, as ``name/``.
+        strays: other files in frame folders, per suffix; a folder that msip wrote, and was left out, as ``name/``.
         problems: (source_path, kind, reason) of frames that were left out.
         flags: images per flag (without what follows a colon).
         stored_bytes: of all images; in a dry run an estimate.

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from msip import Manifest, build
+from msip.crops import RoiCrop
 from msip.errors import LayoutError, OutputError, SourceError, StemCollisionError
+from msip.export import export_crops
 from msip.frames import natural_key, stem_of
 from msip.manifest import carried_flags
 from msip.report import read_build
@@ -221,9 +223,24 @@ def test_builds_below_a_folder_of_frames_are_left_out_and_named(tmp_path):
     report = build(None, tmp_path / "out", folder=folder, with_rois=False)
     assert report.images == 3
     assert report.sources[0].strays == {"old/whole/": 1, "stopped/": 1, "copied/": 1}
-    with pytest.raises(LayoutError, match=r"no image beside the images of builds, in whole/ \("):
+    with pytest.raises(LayoutError, match=r"no image beside what msip wrote itself, in whole/ \("):
         build(None, tmp_path / "none", folder=folder / "old", with_rois=False)
     assert build(None, tmp_path / "again", folder=folder / "old/whole", with_rois=False).images == 3  # when asked to
+
+
+def test_crops_runs_and_evaluations_are_no_frames_either(tmp_path):
+    folder, crops = tmp_path / "frames", tmp_path / "frames/crops"
+    for name in ("0", "1", "run/panels/step-1", "run/checkpoints/x", "evaluation/cells/x", "mine/cells/2"):
+        save(folder / f"{name}.png", picture(len(name)))
+    for name in ("run/run.yaml", "evaluation/results.csv"):
+        (folder / name).write_text("")
+    (folder / "evaluation/tasks").mkdir()
+    build(None, tmp_path / "first", folder=folder)
+    export_crops(tmp_path / "first", crops, crop=RoiCrop(size=32))
+    shutil.copytree(crops, folder / "copied", ignore=lambda *_: [".msip"])
+    report = build(None, tmp_path / "out", folder=folder, with_rois=False)
+    assert report.images == 3 and len(list(crops.rglob("*.png"))) > 3
+    assert report.sources[0].strays == {"crops/": 1, "copied/": 1, "run/": 1, "evaluation/": 1}
 
 
 def test_verify_finds_damage(tmp_path):

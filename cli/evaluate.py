@@ -38,7 +38,11 @@ class PrecisionName(str, Enum):
 
 def evaluate(
     weights: Annotated[
-        str, typer.Argument(metavar="RUN|WEIGHTS|timm:NAME", help="What is evaluated; random:NAME is no pre-training.")
+        str,
+        typer.Argument(
+            metavar="RUN|WEIGHTS|timm:NAME",
+            help="What is evaluated; random:NAME is no pre-training. {seed} in a path: another for each seed.",
+        ),
     ],
     task: Annotated[TaskName, typer.Option(help="Segmentation, detection, or a probe of frozen features.")],
     data: Annotated[Path, typer.Option(help="Folder of the set; its layout is recognised.")],

@@ -35,9 +35,16 @@ from pad.processes import Ranks, pick_device
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
+EACH = "{seed}"
+"""In the name of a run, or in weights: one for each seed."""
 ORIGIN = "origin.txt"
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+
+def of_seed(name: str, seed: int) -> str:
+    """What ``{seed}`` in a name stands for."""
+    return name.replace(EACH, str(seed))
 
 
 class _Strict(BaseModel):
@@ -68,7 +75,10 @@ class TaskEntry(_Strict):
 
 
 class Comparison(_Strict):
-    """The file. ``pretrain``: options that all ``runs`` share; ``baseline``: whom the others are compared with."""
+    """The file. ``pretrain``: options that all ``runs`` share; ``baseline``: whom the others are compared with.
+
+    A run whose name holds ``{seed}`` is a pre-training for each seed, with that seed.
+    """
 
     seeds: Seeds = (0, 1, 2)
     baseline: str
@@ -105,13 +115,36 @@ class Comparison(_Strict):
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
         known: set[str] = set()
         for name, options in made.runs.items():
-            made._check_run(where, str(options.get("init", "")), known, f"run {name}")
-            known.add(name)
+            init = str(options.get("init", ""))
+            made._check_run(where, init, known, f"run {name}")
+            if EACH in name and "seed" in options:
+                raise EvaluationError(f"{where}run {name} has a seed of its own beside {EACH}; leave one of them out.")
+            if EACH in init and EACH not in name:
+                raise EvaluationError(f"{where}run {name} begins with one of {init}; put {EACH} into its name, too.")
+            if twice := known & set(made.names(name)):
+                raise EvaluationError(f"{where}there are two runs {min(twice)}; give one of them another name.")
+            known |= {name, *made.names(name)}
             if not {**made.pretrain, **options}.get("data"):
                 raise EvaluationError(f"{where}run {name} has no data; give it there, or under pretrain for all runs.")
         for name, entry in made.contestants.items():
             made._check_run(where, entry.weights, known, f"contestant {name}")
         return made
+
+    def names(self, run: str) -> dict[str, int | None]:
+        """The pre-trainings that a run of the file stands for, and the seed of each where it stands for several."""
+        seeds = {*self.seeds, *(seed for task in self.tasks.values() for seed in task.seeds or ())}
+        return {of_seed(run, seed): seed for seed in sorted(seeds)} if EACH in run else {run: None}
+
+    def pretrainings(self) -> dict[str, dict[str, Any]]:
+        """Every pre-training's options, by its name."""
+        found = {}
+        for run, options in self.runs.items():
+            for name, seed in self.names(run).items():
+                found[name] = {**self.pretrain, **options}
+                if seed is not None:
+                    found[name] |= {k: of_seed(v, seed) for k, v in options.items() if isinstance(v, str)}
+                    found[name]["seed"] = seed
+        return found
 
     @staticmethod
     def _check_run(where: str, weights: str, known: set[str], who: str) -> None:
@@ -148,6 +181,7 @@ class Comparing:
     ) -> None:
         self.file, self.root, self.out, self.say = comparison, root, out, say
         self.runs = runs or out / "runs"
+        self._pretrainings = comparison.pretrainings()
         self._pretrained: set[str] = set()
         self._failed: list[str] = []
         self.warnings: dict[str, None] = {}
@@ -200,22 +234,22 @@ class Comparing:
             if not self.task(name).data.is_dir():
                 raise EvaluationError(f"{self.task(name).data}, the data of {name}, is no folder; correct its path.")
         for name in contestants:
-            weights = self.file.contestants[name].weights
-            if not weights.startswith((RUN, RANDOM, "timm:")) and Path(self._place(weights)).exists():
-                self.warnings |= dict.fromkeys(run_state(self._place(weights)))
-            if all(path.is_file() for task in tasks for path in self._paths(name, task).values()):
-                continue
-            if weights.startswith(RUN):
-                self._check_pretraining(weights.removeprefix(RUN))
-            else:
-                check_weights(self._place(weights))
+            cells = [(seed, path) for task in tasks for seed, path in self._paths(name, task).items()]
+            for weights in dict.fromkeys(self._weights(name, seed) for seed, _ in cells):
+                if not weights.startswith((RUN, RANDOM, "timm:")) and Path(self._place(weights)).exists():
+                    self.warnings |= dict.fromkeys(run_state(self._place(weights)))
+            for weights in dict.fromkeys(self._weights(name, seed) for seed, path in cells if not path.is_file()):
+                if weights.startswith(RUN):
+                    self._check_pretraining(weights.removeprefix(RUN))
+                else:
+                    check_weights(self._place(weights))
         for text in self.warnings:
             self.say(f"warning: {text}")
 
     def _check_pretraining(self, run: str) -> None:
         if (self.runs / run / RESULT).is_file():
             return
-        options = self._placed(self._options(run))
+        options = self._placed(self._pretrainings[run])
         start = str(options.get("init", ""))
         if start.startswith(RUN):
             options.pop("init")
@@ -248,9 +282,9 @@ class Comparing:
         for contestant in self.file.contestants:
             paths = {seed: path for seed, path in self._paths(contestant, name).items() if path.is_file()}
             if paths:
-                who, task = self._who(contestant, name), self.task(name)
-                of_data = {"data_sha256": look.get("data_sha256")}
-                cells = [read_cell(path, {**asked_key(who, task, seed), **of_data}) for seed, path in paths.items()]
+                task, of_data = self.task(name), {"data_sha256": look.get("data_sha256")}
+                keys = {seed: {**asked_key(self._who(contestant, name, seed), task, seed), **of_data} for seed in paths}
+                cells = [read_cell(path, keys[seed]) for seed, path in paths.items()]
                 found[contestant] = [cell for cell in cells if cell]
         return found
 
@@ -272,24 +306,26 @@ class Comparing:
         folder = self.out / "cells" / contestant / name
         return {seed: folder / f"seed-{seed}.json" for seed in self._seeds(name)}
 
-    def _who(self, contestant: str, name: str) -> Contestant:
-        entry = self.file.contestants[contestant]
+    def _weights(self, contestant: str, seed: int) -> str:
+        return of_seed(self.file.contestants[contestant].weights, seed)
+
+    def _who(self, contestant: str, name: str, seed: int) -> Contestant:
+        entry, weights = self.file.contestants[contestant], self._weights(contestant, seed)
         mode: Mode = "frozen" if self.file.tasks[name].task == "probe" else entry.mode
-        return Contestant(contestant, self._place(entry.weights), mode, entry.lr, self._origin(entry.weights))
+        return Contestant(contestant, self._place(weights), mode, entry.lr, self._origin(weights))
 
     def _cells(self, contestant: str, name: str, data: Data, seeds: tuple[int, ...]) -> list[Cell]:
         """Cells of one contestant and task: of ``seeds``, and what is there of the others.
 
-        Its pre-training runs only if one of them is missing.
+        A pre-training runs only if a cell of it is missing.
         """
         paths = {s: path for s, path in self._paths(contestant, name).items() if s in seeds or path.is_file()}
-        if not paths:
-            return []
-        if not all(path.is_file() for path in paths.values()):
-            self._pretrain(self.file.contestants[contestant].weights)
-        who, task, first = self._who(contestant, name), self.task(name), self._seeds(name)[0]
+        task, first = self.task(name), self._seeds(name)[0]
         cells = []
         for seed, path in paths.items():
+            if not path.is_file():
+                self._pretrain(self._weights(contestant, seed))
+            who = self._who(contestant, name, seed)
             try:
                 cell = run_cell(who, task, data, seed, path, device=self.device, draw=seed == first, say=self.say)
             except RunError as error:  # e.g. a loss that is no number: the other cells are worth having
@@ -311,9 +347,6 @@ class Comparing:
             return str(self.runs / weights.removeprefix(RUN))
         return weights if weights.startswith((RANDOM, "timm:")) else str(self.root / weights)
 
-    def _options(self, run: str) -> dict[str, Any]:
-        return {**self.file.pretrain, **self.file.runs[run]}
-
     def _placed(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of a pre-training whose paths can be opened: relative ones are relative to the root."""
         named = {name: str(options[name]) for name in ("init", "teacher") if options.get(name)}
@@ -324,7 +357,7 @@ class Comparing:
         """Of a run: its name, and a hash of its options and those of the runs it starts from."""
         if not weights.startswith(RUN):
             return None
-        options = self._options(weights.removeprefix(RUN))
+        options = self._pretrainings[weights.removeprefix(RUN)]
         before = self._origin(str(options.get("init", "")))
         text = json.dumps([options, before and before[1]], sort_keys=True, default=str)
         return weights, hashlib.sha256(text.encode()).hexdigest()
@@ -341,7 +374,7 @@ class Comparing:
                 f"{folder} was pre-trained with other options, or from another start, than {weights} has now; move it "
                 "away to pre-train anew, or give other --runs."
             )
-        options = self._placed(self._options(name))
+        options = self._placed(self._pretrainings[name])
         if (folder / RESULT).is_file():
             options.pop("init", None)  # what a finished run started from need not be there any more
         elif str(options.get("init", "")).startswith(RUN):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msip.errors import EvaluationError
 from pad.evaluation.cells import OF_RECIPE, Task
-from pad.evaluation.comparison import Comparing, Comparison
+from pad.evaluation.comparison import EACH, Comparing, Comparison, of_seed
 from pad.evaluation.encoder import MODES, Mode
 from pad.evaluation.report import Line, run_and_report
 from pad.pretrain import tell
@@ -19,7 +19,8 @@ def evaluate(
     """Run what is missing of the modes' seeds 0, 1, ...; the differences are to the first of ``modes``.
 
     The results lie in ``out``/<weights>-<hash>/<task>-<data>-<hash>, the hashes of where weights and data lie; see
-    ``pad.evaluation.comparison``. Modes that an earlier call finished there are in the report, too.
+    ``pad.evaluation.comparison``. Modes that an earlier call finished there are in the report, too. ``{seed}`` in
+    ``weights`` stands for each seed: a spread over pre-trainings.
 
     Raises:
         MsipError: the data, the weights or the options do not fit.
@@ -43,5 +44,6 @@ def evaluate(
 def _folder(source: str) -> str:
     """A folder's name for a path, however it is written, or for a name of timm."""
     path = Path(source)
-    known = path.resolve() if path.exists() else path
-    return f"{known.name.replace(':', '-')}-{hashlib.sha256(str(known).encode()).hexdigest()[:8]}"
+    known = path.resolve() if Path(of_seed(source, 0)).exists() else path
+    name = known.name.replace(":", "-").replace(EACH, "seed")
+    return f"{name}-{hashlib.sha256(str(known).encode()).hexdigest()[:8]}"

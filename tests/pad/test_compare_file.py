@@ -1,12 +1,20 @@
 """A comparison's file: what it may say, and mistakes in it."""
 
+import json
+import shutil
+
 import pytest
 import timm
+import torch
+import yaml
 from comparisons import FILE, ONE_TASK, ONLY_NONE, make_sets, toy, write_file
 from safetensors.torch import save_file
 
 from msip.errors import EvaluationError, MsipError, RunError
+from msip.files import sha256_file
+from pad.evaluation.cells import Task
 from pad.evaluation.comparison import Comparison
+from pad.evaluation.evaluate import evaluate
 from pad.evaluation.report import write_report
 
 
@@ -54,6 +62,77 @@ def test_what_a_pre_training_starts_from_is_relative_to_the_root(tmp_path, monke
     contestants = {"pad": {"weights": "run:pad"}}
     toy(tmp_path, **ONE_TASK, baseline="pad", runs=runs, contestants=contestants)[0].run()
     assert (tmp_path / "c/cells/pad/squares/seed-0.json").is_file()
+
+
+EACH = {
+    "seeds": [0, 3],
+    "baseline": "first",
+    "runs": {
+        "first": {"paradigm": "scratch"},
+        "own-{seed}": {"paradigm": "scratch"},
+        "pad-{seed}": {"paradigm": "pad", "init": "run:own-{seed}"},
+    },
+    "contestants": {"first": {"weights": "run:first"}, "pad": {"weights": "run:pad-{seed}"}},
+    "tasks": {"sides": FILE["tasks"]["sides"]},
+}
+
+
+def test_each_seed_may_have_a_pre_training_of_its_own(tmp_path):
+    """The spread over seeds is then that of pre-trainings, too, also where the task has no luck of its own."""
+    results = toy(tmp_path, **EACH)[0].run()
+    runs = {path.name: yaml.safe_load((path / "run.yaml").read_text()) for path in (tmp_path / "c/runs").iterdir()}
+    assert set(runs) == {"first", "own-0", "own-3", "pad-0", "pad-3"}
+    assert {name: run["config"]["seed"] for name, run in runs.items()} == {
+        "first": 0,
+        **{"own-0": 0, "own-3": 3, "pad-0": 0, "pad-3": 3},
+    }
+    assert "runs/own-3" in runs["pad-3"]["config"]["init"]
+    losses = [(tmp_path / f"c/runs/{name}/metrics.jsonl").read_text() for name in ("pad-0", "pad-3")]
+    assert losses[0] != losses[1]
+    assert [cell.key["weights"] for cell in results["sides"]["pad"]] == ["run:pad-0", "run:pad-3"]
+    shutil.rmtree(tmp_path / "c/runs")
+    (tmp_path / "c/cells/pad/sides/seed-3.json").unlink()
+    again = toy(tmp_path, **EACH)[0].run()
+    assert {path.name for path in (tmp_path / "c/runs").iterdir()} == {"own-3", "pad-3"}  # what the lost cell needs
+    assert again["sides"]["pad"][1].scores() == results["sides"]["pad"][1].scores()
+    runs = {**EACH["runs"], "own-{seed}": {"paradigm": "scratch", "max_steps": 3}}
+    with pytest.raises(EvaluationError, match="computed with another hash of weights"):
+        toy(tmp_path, **EACH | {"runs": runs})[0].run()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"runs": {**EACH["runs"], "own-{seed}": {"seed": 1}}}, r"run own-{seed} has a seed of its own beside {seed}"),
+        (
+            {"runs": {**EACH["runs"], "pad": {"init": "run:own-{seed}"}}},
+            "run pad begins with one of run:own-{seed}; put",
+        ),
+        ({"runs": {**EACH["runs"], "own-3": {"paradigm": "scratch"}}}, "two runs own-3"),
+        ({"contestants": {"first": {"weights": "run:own-1"}}}, "contestant first takes run:own-1, and no such run"),
+    ],
+)
+def test_mistakes_in_runs_of_each_seed(tmp_path, changed, message):
+    with pytest.raises(EvaluationError, match=message):
+        Comparison.read(write_file(tmp_path, **EACH | changed))
+
+
+def test_weights_for_each_seed_may_have_been_pre_trained_elsewhere(tmp_path):
+    make_sets(tmp_path)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = timm.create_model("test_vit", num_classes=0, img_size=32)
+        notes = {"model": "test_vit", "image_size": "32"}
+        save_file(model.state_dict(), tmp_path / f"mine-{seed}.safetensors", notes)
+    task = Task("sides", "probe", tmp_path / "classes", image_size=32)
+    weights = str(tmp_path / "mine-{seed}.safetensors")
+    comparison, lines = evaluate(weights, task, ("frozen",), 2, tmp_path / "out", device="cpu")
+    cells = comparison.out / "cells/frozen/sides"
+    digests = [json.loads((cells / f"seed-{seed}.json").read_text())["key"]["weights_sha256"] for seed in (0, 1)]
+    assert digests == [sha256_file(tmp_path / f"mine-{seed}.safetensors") for seed in (0, 1)]
+    assert lines[0].seeds == 2 and "{" not in str(comparison.out)
+    with pytest.raises(MsipError, match=r"mine-2\.safetensors"):
+        evaluate(weights, task, ("frozen",), 3, tmp_path / "out", device="cpu")
 
 
 def test_one_cell_that_fails_does_not_hold_up_the_others(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from msip.files import human_bytes, write_bytes
 from pad.evaluation.cells import Cell, mean_and_std
-from pad.evaluation.comparison import Comparing, Results
+from pad.evaluation.comparison import EACH, Comparing, Results
 from pad.evaluation.statistics import (
     LEVEL,
     RESAMPLES,
@@ -135,6 +135,7 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
         "seeds, put together); bold where the interval leaves 0 out. With a single seed it is of the test images "
         "alone, and nothing is bold.",
         "",
+        *_pretrained_anew(work, {line.contestant for line in lines}),
         *(f"**{text}**\n" for text in work.warnings),
         "## Near-duplicates between train and test",
         "",
@@ -154,6 +155,15 @@ def _markdown(work: Comparing, lines: list[Line]) -> str:
             row = {line.metric: line for line in own if line.contestant == name}
             text.append(_row(name, [row[metric] for metric in metrics]))
     return "\n".join(text) + "\n"
+
+
+def _pretrained_anew(work: Comparing, shown: set[str]) -> list[str]:
+    """Whose spread over seeds is one of pre-trainings, too."""
+    names = [name for name, entry in work.file.contestants.items() if name in shown and EACH in entry.weights]
+    if not names:
+        return []
+    many = ", ".join(f"`{name}`" for name in names)
+    return [f"Each seed has a pre-training of its own for {many}; one stands behind all seeds of the others.", ""]
 
 
 def _run_of(key: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,10 @@ EACH = {
 
 def test_each_seed_may_have_a_pre_training_of_its_own(tmp_path):
     """The spread over seeds is then that of pre-trainings, too, also where the task has no luck of its own."""
-    results = toy(tmp_path, **EACH)[0].run()
+    comparison, _ = toy(tmp_path, **EACH)
+    results = comparison.run()
+    write_report(comparison, results)
+    assert "pre-training of its own for `pad`; one" in (tmp_path / "c/results.md").read_text()
     runs = {path.name: yaml.safe_load((path / "run.yaml").read_text()) for path in (tmp_path / "c/runs").iterdir()}
     assert set(runs) == {"first", "own-0", "own-3", "pad-0", "pad-3"}
     assert {name: run["config"]["seed"] for name, run in runs.items()} == {

@@ -35,7 +35,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare contestants on tasks over seeds; what is missing is run, pre-training included, what is there is kept."""
-    from pad.evaluation.comparison import Comparing, Comparison
+    from pad.evaluation.comparison import Comparing
+    from pad.evaluation.comparison_file import Comparison
     from pad.evaluation.report import CSV, MARKDOWN, folder_of, run_and_report, table
 
     work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)

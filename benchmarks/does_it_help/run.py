@@ -19,7 +19,8 @@ import yaml
 from prepare import Places, prepare
 
 from msip.errors import MsipError
-from pad.evaluation.comparison import Comparing, Comparison
+from pad.evaluation.comparison import Comparing
+from pad.evaluation.comparison_file import Comparison
 from pad.evaluation.report import run_and_report
 
 HERE = Path(__file__).resolve().parent

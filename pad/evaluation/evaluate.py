@@ -7,7 +7,8 @@ from pathlib import Path
 
 from msip.errors import EvaluationError
 from pad.evaluation.cells import OF_RECIPE, Task
-from pad.evaluation.comparison import EACH, Comparing, Comparison, of_seed
+from pad.evaluation.comparison import Comparing
+from pad.evaluation.comparison_file import EACH, Comparison, of_seed
 from pad.evaluation.encoder import MODES, Mode
 from pad.evaluation.report import Line, run_and_report
 from pad.pretrain import tell

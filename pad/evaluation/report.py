@@ -12,7 +12,8 @@ import pandas as pd
 
 from msip.files import human_bytes, write_bytes
 from pad.evaluation.cells import Cell, mean_and_std
-from pad.evaluation.comparison import EACH, Comparing, Results
+from pad.evaluation.comparison import Comparing, Results
+from pad.evaluation.comparison_file import EACH
 from pad.evaluation.statistics import (
     LEVEL,
     RESAMPLES,

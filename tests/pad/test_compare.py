@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from msip.errors import EvaluationError, MsipError
 from pad.evaluation.cells import Contestant, Task, run_cell, weights_digest
-from pad.evaluation.comparison import Comparing, Comparison
+from pad.evaluation.comparison import Comparing
+from pad.evaluation.comparison_file import Comparison
 from pad.evaluation.leaks import find_leaks
 from pad.evaluation.report import lines_of, write_report
 from pad.evaluation.statistics import interval, resample

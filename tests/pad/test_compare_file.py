@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from msip.errors import EvaluationError, MsipError, RunError
 from msip.files import sha256_file
 from pad.evaluation.cells import Task
-from pad.evaluation.comparison import Comparison
+from pad.evaluation.comparison_file import Comparison
 from pad.evaluation.evaluate import evaluate
 from pad.evaluation.report import write_report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from .output import StageBars, print_json, print_line, print_table, warn
 _SHOWN_PROBLEMS = 10
 
 
-class Agc(str, Enum):
+class Agc(StrEnum):
     """How 16-bit frames become 8-bit."""
 
     percentile = "percentile"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from .options import Json
 from .output import print_json, print_line, print_table
 
 
-class TaskName(str, Enum):
+class TaskName(StrEnum):
     """What is learnt."""
 
     segmentation = "segmentation"
@@ -20,7 +20,7 @@ class TaskName(str, Enum):
     probe = "probe"
 
 
-class ModeName(str, Enum):
+class ModeName(StrEnum):
     """What trains beside the head."""
 
     full = "full"
@@ -29,7 +29,7 @@ class ModeName(str, Enum):
     lora = "lora"
 
 
-class PrecisionName(str, Enum):
+class PrecisionName(StrEnum):
     """How forward passes compute."""
 
     bf16 = "bf16"

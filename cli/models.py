@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from .output import print_json, print_line, print_table, warn
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, a checkpoint, an exported folder or a weights file.")]
 
 
-class ExportFormat(str, Enum):
+class ExportFormat(StrEnum):
     """What an export is for."""
 
     adapter = "adapter"

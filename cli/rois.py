@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +12,14 @@ from .options import Engine, EngineName, ExcludeFlag, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line
 
 
-class CropMode(str, Enum):
+class CropMode(StrEnum):
     """Which crops are exported."""
 
     rois = "rois"
     training = "training"
 
 
-class CropFormat(str, Enum):
+class CropFormat(StrEnum):
     """What the crops are written as."""
 
     folder = "folder"
@@ -27,7 +27,7 @@ class CropFormat(str, Enum):
     coco = "coco"
 
 
-class ProposalsName(str, Enum):
+class ProposalsName(StrEnum):
     """How RoIs are found; the names of ``msip.proposals.PROPOSALS``."""
 
     exact = "exact"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from .options import ExcludeFlag, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line
 
 
-class Layout(str, Enum):
+class Layout(StrEnum):
     """What a shard holds."""
 
     webdataset = "webdataset"

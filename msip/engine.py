@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from msip.errors import MsipError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -22,8 +22,7 @@ from msip.errors import SourceError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11 on
-
-    from typing_extensions import Self
+    from typing import Self
 
 Unknown = Literal["unknown"]
 Confidence = Literal["high", "medium", "low"]

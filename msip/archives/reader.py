@@ -12,7 +12,7 @@ from msip.archives.parts import Joined
 from msip.archives.policy import Member, Meter
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 CHUNK = 1 << 20
 """Bytes held at a time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def accept_terms(raw: Path, sources: list[Source]) -> None:
             "terms": source.terms_text,
             "url": source.licence.url,
             "sha256": _digest(source),
-            "accepted": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "accepted": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     (raw / ".msip").mkdir(parents=True, exist_ok=True)
     write_json(raw / ".msip" / "terms.json", record)

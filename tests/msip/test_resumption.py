@@ -1,0 +1,55 @@
+"""A build that goes on uses of the earlier one only what still holds."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from msip import build
+from msip.trees import read_file
+from msip.verify import verify
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+def noise(seed: int, size=(24, 32)) -> np.ndarray:
+    """Counts without any structure: as PNG, all have the same size."""
+    return (7000 + 30 * np.random.default_rng(seed).standard_normal(size)).astype(np.uint16)
+
+
+def locked(name: str):
+    """``read_file`` where the file of that name cannot be read."""
+
+    def read(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_file(path)
+
+    return read
+
+
+def test_a_frame_that_could_not_be_read_is_read_by_the_next_build(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for index in range(3):
+        save(tmp_path / f"frames/{index}.png", noise(index))
+    with monkeypatch.context() as patch:
+        patch.setattr("msip.process.read_file", locked("1.png"))
+        report = build(None, out, folder=tmp_path / "frames", with_rois=False)
+    assert report.sources[0].problems == [("1.png", "broken", "cannot be read: Permission denied")]
+    report = build(None, out, folder=tmp_path / "frames", with_rois=False)
+    assert report.images == 3 and not report.sources[0].problems and report.sources[0].done_before == 2
+    assert verify(out).ok
+
+
+def test_a_dark_frame_that_could_not_be_read_is_judged_by_the_next_build(tmp_path, monkeypatch):
+    for index in range(0, 40):
+        image = np.full((48, 64), 18 if index == 20 else 90, np.uint8)
+        save(tmp_path / f"raw/SCUT_FIR_101/videos/set00/V000/{index}.png", image)
+    with monkeypatch.context() as patch:
+        patch.setattr("msip.process.read_file", locked("20.png"))
+        build(tmp_path / "raw", tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
+    report = build(tmp_path / "raw", tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
+    assert (report.images, report.sources[0].dropped_dark) == (3, 1)

@@ -288,13 +288,11 @@ def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> 
     total = len(plan.listing.frames)
     progress(plan.name, plan.report.done_before, total)
     todo = [index for index, valid in enumerate(done) if not valid]
+    ledger.drop_others()  # before the images that they tell of are replaced, or a return to them would trust these
     for entries in engine.run(process_batch, _batches(plan, out, todo, flush=not engine.one_machine)):
         ledger.append(entries)
         progress(plan.name, len(entries), total)
-    table = ledger.finish([frame.source_path for frame in plan.listing.frames])
-    if len(table):
-        ledger.drop_others()
-    return table
+    return ledger.finish([frame.source_path for frame in plan.listing.frames])
 
 
 def _frames_ledger(plan: Plan, out: Path) -> Ledger:

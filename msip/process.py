@@ -281,7 +281,7 @@ PEAK_SCHEMA = pa.schema(
 
 
 def peak_batch(batch: Batch) -> list[dict[str, Any]]:
-    """``peak_grey`` of each frame of a batch, as ledger entries; without a stat, and so asked again, where it has none."""
+    """``peak_grey`` of each frame of a batch, as ledger entries; where there is none, the next build asks again."""
     entries: list[dict[str, Any]] = []
     for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True):
         peak = peak_grey(batch.root / frame.source_path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from msip import build
 from msip.trees import read_file
@@ -53,3 +54,19 @@ def test_a_dark_frame_that_could_not_be_read_is_judged_by_the_next_build(tmp_pat
         build(tmp_path / "raw", tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
     report = build(tmp_path / "raw", tmp_path / "out", sources=["scut_fir_pedestrian"], with_rois=False)
     assert (report.images, report.sources[0].dropped_dark) == (3, 1)
+
+
+def test_images_of_an_unfinished_build_with_other_options_are_not_taken_for_ones_own(tmp_path):
+    for index in range(70):
+        save(tmp_path / f"frames/{index:02d}.png", noise(index))
+    build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        window = {"agc": "window", "agc_window": (6900, 7100)}
+        build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False, progress=interrupt, **window)
+    build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False)
+    assert verify(tmp_path / "out").ok

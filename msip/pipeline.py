@@ -123,7 +123,8 @@ def build(
     with only_writer(out, out / ".msip" / "lock", "build"), ENGINES[engine](workers) as runner:
         _refuse_full_disk(report, out)
         if went_down(out):
-            ledgers = (_frames_ledger(plan, out).read() for plan in plans)
+            folders = sorted(_ledgers(out).glob("*/*"))  # of all sources: the mark goes when this build ends
+            ledgers = (Ledger(folder, ENTRY_SCHEMA, "source_path").read() for folder in folders)
             drop_torn(out, ledgers, lambda done, total: progress("check after a crash", done, total))
         mark_unflushed(out)
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
@@ -272,7 +273,7 @@ def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
 
 def _refuse_full_disk(report: BuildReport, out: Path) -> None:
     """Only a build that is new to ``out`` is refused: of a continued one, most is already there."""
-    if report.needed_bytes > report.free_bytes and not (out / ".msip" / "frames").exists():
+    if report.needed_bytes > report.free_bytes and not _ledgers(out).exists():
         raise OutputError(
             f"{out} has {human_bytes(report.free_bytes)} free, about {human_bytes(report.needed_bytes)} are needed; "
             "free space, choose another --out or build fewer sources with --source."
@@ -295,8 +296,12 @@ def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> 
     return ledger.finish([frame.source_path for frame in plan.listing.frames])
 
 
+def _ledgers(out: Path) -> Path:
+    return out / ".msip" / "frames"
+
+
 def _frames_ledger(plan: Plan, out: Path) -> Ledger:
-    return Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
+    return Ledger(_ledgers(out) / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
 
 
 def _batches(plan: Plan, out: Path, indices: Sequence[int], *, flush: bool = False) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from msip import build
+from msip import build, durability
 from msip.trees import read_file
 from msip.verify import verify
 
@@ -70,3 +70,19 @@ def test_images_of_an_unfinished_build_with_other_options_are_not_taken_for_ones
         build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False, progress=interrupt, **window)
     build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False)
     assert verify(tmp_path / "out").ok
+
+
+def test_after_a_power_cut_torn_images_of_sources_that_are_built_later_are_found(tmp_path, monkeypatch):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for index in range(3):
+        save(raw / f"LLVIP/infrared/train/{index}.jpg", noise(index) >> 6)
+        save(raw / f"dronevehicle/train/trainimgr/{index}.jpg", np.full((300, 300), 250 + index, np.uint8))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("msip.pipeline.flush", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        build(raw, out, sources=["llvip", "dronevehicle"], with_rois=False)
+    torn = out / "llvip/thermal/1.jpg"
+    torn.write_bytes(bytes(torn.stat().st_size))
+    monkeypatch.setattr(durability, "system_start", lambda: "another")
+    build(raw, out, sources=["dronevehicle"], with_rois=False)
+    build(raw, out, sources=["llvip", "dronevehicle"], with_rois=False)
+    assert not verify(out).damaged

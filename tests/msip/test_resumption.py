@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from msip import build, durability
+from msip import Manifest, build, durability
 from msip.trees import read_file
 from msip.verify import verify
 
@@ -86,3 +86,14 @@ def test_after_a_power_cut_torn_images_of_sources_that_are_built_later_are_found
     build(raw, out, sources=["dronevehicle"], with_rois=False)
     build(raw, out, sources=["llvip", "dronevehicle"], with_rois=False)
     assert not verify(out).damaged
+
+
+def test_linked_folders_hold_frames_too_and_loops_end(tmp_path):
+    frames, disk = tmp_path / "frames", tmp_path / "disk"
+    save(frames / "a.png", noise(0))
+    save(disk / "b.png", noise(1))
+    (frames / "cam").symlink_to(disk)
+    (frames / "loop").symlink_to(frames)
+    (disk / "back").symlink_to(frames)
+    build(None, frames / "out", folder=frames, with_rois=False)
+    assert Manifest.read(frames / "out").table.column("source_path").to_pylist() == ["a.png", "cam/b.png"]

@@ -135,7 +135,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
             names.append(entry.name)
         else:
-            listing.strays[suffix or entry.name] += 1
+            listing.strays[printable(suffix or entry.name)] += 1
     ordered = _ordered(listing, names, source.layout.order, folder)
     if not ordered:
         return

@@ -24,7 +24,7 @@ from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
-from msip.frames import FrameList, list_folder, list_frames, number
+from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
 from msip.process import (
@@ -192,6 +192,8 @@ def _plan_folder(
     name = name or folder.resolve().name
     if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
         raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
+    if (reason := unusable_name(name)) is not None:
+        raise SourceError(f"{printable(name)} cannot name a source: {reason}; choose another with --name.")
     if is_remote(folder) or folder.resolve() not in out.resolve().parents:  # inside, OUT is left out as a whole
         _refuse_among_frames(out, name, folder)
     recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)

@@ -135,7 +135,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
             names.append(entry.name)
         else:
-            listing.strays[suffix or entry.name] += 1
+            listing.strays[printable(suffix or entry.name)] += 1
     ordered = _ordered(listing, names, source.layout.order, folder)
     if not ordered:
         return
@@ -329,11 +329,9 @@ def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> It
     if is_remote(folder):
         yield from (path for path in files_below(folder) if not _ignored(path.relative_to(folder).parts))
         return
-    for current, folders, files in os.walk(folder):
+    for current, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [
-            name
-            for name in folders
-            if not _ignored([name]) and (exclude is None or (Path(current) / name).resolve() != exclude)
+            name for name in folders if not _ignored([name]) and not _leads_back(Path(current) / name, exclude)
         ]
         for name in [name for name in folders if _is_output(Path(current) / name)]:
             folders.remove(name)
@@ -341,6 +339,18 @@ def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> It
         for name in files:
             if not _ignored([name]):
                 yield Path(current) / name
+
+
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed is no empty one."""
+    raise error
+
+
+def _leads_back(folder: Path, exclude: Path | None) -> bool:
+    """Whether it is ``exclude``, or a link to a folder that it lies in itself, which would have no end."""
+    real = folder.resolve()
+    loop = folder.is_symlink() and any(parent.resolve().is_relative_to(real) for parent in folder.parents)
+    return loop or real == exclude
 
 
 def _is_output(folder: Path) -> bool:

@@ -67,7 +67,7 @@ class Ledger:
 
     def drop_others(self) -> None:
         """Remove the ledgers of older recipes that lie beside this one."""
-        for other in self.folder.parent.iterdir():
+        for other in self.folder.parent.iterdir() if self.folder.parent.is_dir() else ():
             if other.is_dir() and other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
 

@@ -75,7 +75,9 @@ class Manifest:
             absent = [name for name in SCHEMA.names if name not in present]
             table = None if absent else pq.read_table(file, columns=columns and list(columns), memory_map=True)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ManifestError(f"{file} is not a readable Parquet file ({error}); build it again.") from error
+            raise ManifestError(
+                f"{file} is not a readable Parquet file ({error}); remove it and build it again."
+            ) from error
         if table is None:
             raise ManifestError(
                 f"{file} lacks the columns {', '.join(absent)}: it is not a manifest of `msip build`; build it again."

@@ -24,7 +24,7 @@ from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
-from msip.frames import FrameList, list_folder, list_frames, number
+from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
 from msip.process import (
@@ -123,7 +123,8 @@ def build(
     with only_writer(out, out / ".msip" / "lock", "build"), ENGINES[engine](workers) as runner:
         _refuse_full_disk(report, out)
         if went_down(out):
-            ledgers = (_frames_ledger(plan, out).read() for plan in plans)
+            folders = sorted(_ledgers(out).glob("*/*"))  # of all sources: the mark goes when this build ends
+            ledgers = (Ledger(folder, ENTRY_SCHEMA, "source_path").read() for folder in folders)
             drop_torn(out, ledgers, lambda done, total: progress("check after a crash", done, total))
         mark_unflushed(out)
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
@@ -191,6 +192,8 @@ def _plan_folder(
     name = name or folder.resolve().name
     if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
         raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
+    if (reason := unusable_name(name)) is not None:
+        raise SourceError(f"{printable(name)} cannot name a source: {reason}; choose another with --name.")
     if is_remote(folder) or folder.resolve() not in out.resolve().parents:  # inside, OUT is left out as a whole
         _refuse_among_frames(out, name, folder)
     recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
@@ -272,7 +275,7 @@ def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
 
 def _refuse_full_disk(report: BuildReport, out: Path) -> None:
     """Only a build that is new to ``out`` is refused: of a continued one, most is already there."""
-    if report.needed_bytes > report.free_bytes and not (out / ".msip" / "frames").exists():
+    if report.needed_bytes > report.free_bytes and not _ledgers(out).exists():
         raise OutputError(
             f"{out} has {human_bytes(report.free_bytes)} free, about {human_bytes(report.needed_bytes)} are needed; "
             "free space, choose another --out or build fewer sources with --source."
@@ -288,17 +291,19 @@ def _build_source(plan: Plan, out: Path, engine: Engine, progress: Progress) -> 
     total = len(plan.listing.frames)
     progress(plan.name, plan.report.done_before, total)
     todo = [index for index, valid in enumerate(done) if not valid]
+    ledger.drop_others()  # before the images that they tell of are replaced, or a return to them would trust these
     for entries in engine.run(process_batch, _batches(plan, out, todo, flush=not engine.one_machine)):
         ledger.append(entries)
         progress(plan.name, len(entries), total)
-    table = ledger.finish([frame.source_path for frame in plan.listing.frames])
-    if len(table):
-        ledger.drop_others()
-    return table
+    return ledger.finish([frame.source_path for frame in plan.listing.frames])
+
+
+def _ledgers(out: Path) -> Path:
+    return out / ".msip" / "frames"
 
 
 def _frames_ledger(plan: Plan, out: Path) -> Ledger:
-    return Ledger(out / ".msip" / "frames" / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
+    return Ledger(_ledgers(out) / plan.name / plan.recipe.digest()[:16], ENTRY_SCHEMA, "source_path")
 
 
 def _batches(plan: Plan, out: Path, indices: Sequence[int], *, flush: bool = False) -> Iterator[Batch]:

@@ -118,7 +118,11 @@ def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[
         "problem": None,
     }
     try:
-        data = _read(batch.root / frame.source_path)
+        data = read_file(batch.root / frame.source_path)
+    except OSError as error:  # no stat: permissions and disks are mended without a change to the file
+        reason = f"cannot be read: {error.strerror}"
+        return entry | {"raw_bytes": None, "raw_mtime_ns": None, "problem": BrokenFrame.kind, "reason": reason}
+    try:
         raw = radiometry.decode(data, name=frame.source_path)
         stored = render(raw, data, batch.recipe)
     except FrameError as error:
@@ -127,13 +131,6 @@ def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[
     path = f"{batch.recipe.source}/thermal/{frame.stem}{stored.extension}"
     write_bytes(batch.out / path, stored.data, sync=batch.flush)
     return entry | _row(frame, raw, data, stored, batch.recipe) | {"path": path, "stored_bytes": len(stored.data)}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except OSError as error:
-        raise BrokenFrame(f"cannot be read: {error.strerror}") from error
 
 
 def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe) -> dict[str, Any]:
@@ -284,13 +281,10 @@ PEAK_SCHEMA = pa.schema(
 
 
 def peak_batch(batch: Batch) -> list[dict[str, Any]]:
-    """``peak_grey`` of each frame of a batch, as ledger entries."""
-    return [
-        {
-            "source_path": frame.source_path,
-            "raw_bytes": size,
-            "raw_mtime_ns": mtime,
-            "peak": peak_grey(batch.root / frame.source_path),
-        }
-        for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True)
-    ]
+    """``peak_grey`` of each frame of a batch, as ledger entries; where there is none, the next build asks again."""
+    entries: list[dict[str, Any]] = []
+    for frame, (size, mtime) in zip(batch.frames, batch.stats, strict=True):
+        peak = peak_grey(batch.root / frame.source_path)
+        stat = {"raw_bytes": None, "raw_mtime_ns": None} if peak is None else {"raw_bytes": size, "raw_mtime_ns": mtime}
+        entries.append({"source_path": frame.source_path, "peak": peak, **stat})
+    return entries

@@ -103,18 +103,19 @@ def _check_link(archive: str, member: Member, path: str) -> None:
     base = path.split("/")[:-1] if member.kind == "symlink" else []
     absolute = target.startswith("/") or re.match(r"[A-Za-z]:", target)
     leaves = absolute or not target or "\0" in target or len(target) > _MAX_TARGET
+    descended = False
     for part in () if leaves else target.split("/"):
-        if part == ".." and not base:
+        if part == ".." and (descended or not base):  # what is descended into may be another link: ".." leads anywhere
             leaves = True
             break
         if part == "..":
             base = base[:-1]
         elif part not in ("", "."):
-            base = [*base, part]
+            descended = True
     if leaves:
         raise UnsafeArchive(
             f"{archive} is refused: its member {printable(member.name)!r} is a link to {printable(target)!r}, "
-            "outside the folder."
+            "which is or may be outside the folder."
         )
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import zlib
 from typing import Any
 
 from msip.errors import BrokenFrame, UnsupportedFrame
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate (two numbers), PackBits
+DEFLATE = (8, 32946)
+COMPRESSIONS = (1, 5, *DEFLATE, 32773)  # none, LZW, Deflate (two numbers), PackBits
+CHUNK = 1 << 20
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
 SAMPLES = {MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1}
 CONTIGUOUS = 1
@@ -24,10 +27,16 @@ REDUCED_OR_MASK = 0b101  # NewSubfileType bits: a thumbnail or a mask, not a fur
 def read_tiff(data: bytes, name: str) -> RawFrame:
     """An 8- or 16-bit (or bilevel) TIFF or BigTIFF of one frame, either byte order; its Orientation tag is applied."""
     page, note = _first_page(data, name)
-    check_size(page.imagewidth, page.imagelength, name)
-    _refuse_what_is_not_read(page, name)
-    if any(o + n > len(data) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
+    try:
+        check_size(page.imagewidth, page.imagelength, name)
+        _refuse_what_is_not_read(page, name)
+    except TypeError as error:  # damage can make any tag a list or text
+        raise BrokenFrame(f"{name}: the TIFF's tags cannot be read ({error}); get the file again") from error
+    extents = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if any(o + n > len(data) for o, n in extents):
         raise BrokenFrame(f"{name}: the TIFF is cut off: its strips reach past {len(data)} bytes; get the file again")
+    if page.compression in DEFLATE:
+        _check_deflated(data, extents, name)
     pixels = decode_with_cv2(data, name, "TIFF")
     return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note)
 
@@ -49,7 +58,21 @@ def _first_page(data: bytes, name: str) -> tuple[Any, str]:
     frames = [page for page in pages if not int(getattr(page, "subfiletype", 0)) & REDUCED_OR_MASK]
     if len(frames) > 1:
         raise UnsupportedFrame(f"{name}: a TIFF of {len(frames)} frames; split it into one file a frame")
+    if frames and frames[0] is not pages[0]:  # OpenCV decodes the first
+        raise UnsupportedFrame(f"{name}: a TIFF whose image stands behind a thumbnail; save it without that")
     return pages[0], "" if len(pages) == 1 else f"{len(pages) - 1} thumbnail or mask pages not read"
+
+
+def _check_deflated(data: bytes, extents: list[tuple[int, int]], name: str) -> None:
+    """Each strip's checksum, which libtiff does not look at."""
+    for start, count in extents:
+        stream, left = zlib.decompressobj(), data[start : start + count]
+        try:
+            while left and not stream.eof:
+                stream.decompress(left, CHUNK)
+                left = stream.unconsumed_tail
+        except zlib.error as error:
+            raise BrokenFrame(f"{name}: damaged TIFF ({error}); get the file again from its source") from error
 
 
 def _refuse_what_is_not_read(page: Any, name: str) -> None:

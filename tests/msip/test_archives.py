@@ -370,6 +370,20 @@ def test_members_named_as_temporary_files_do_no_harm(tmp_path):
         assert found(tmp_path / "to") == tree
 
 
+def test_a_link_may_not_climb_out_of_another_link(tmp_path):
+    (tmp_path / "secret").write_text("outside")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, target in (("one/up", ".."), ("two", "one/up/../secret")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    archive = write(tmp_path, "climbs.tar", buffer.getvalue())
+    with pytest.raises(UnsafeArchive, match=r"'two' is a link to 'one/up/\.\./secret'"):
+        extract(archive, tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
 def test_links_that_stay_inside_are_kept(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

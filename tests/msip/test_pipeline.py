@@ -15,7 +15,7 @@ import pytest
 
 from msip import Manifest, build
 from msip.crops import RoiCrop
-from msip.errors import LayoutError, OutputError, SourceError, StemCollisionError
+from msip.errors import LayoutError, ManifestError, OutputError, SourceError, StemCollisionError
 from msip.export import export_crops
 from msip.frames import natural_key, stem_of
 from msip.manifest import carried_flags
@@ -281,6 +281,22 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path):
     save(tmp_path / "good/a.png", picture(1))
     with pytest.raises(OutputError, match="is a file"):
         build(None, tmp_path / "file", folder=tmp_path / "good")
+    build(None, out, folder=tmp_path / "good", with_rois=False)
+    (out / "manifest.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match="remove it and build it again"):
+        build(None, out, folder=tmp_path / "good", with_rois=False)
+
+
+def test_names_in_another_encoding_than_utf8(tmp_path):
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    save(latin / "a.png", picture(1))
+    with pytest.raises(SourceError, match=r"caf\\udce9 cannot name a source.*--name"):
+        build(None, tmp_path / "out", folder=latin, with_rois=False)
+    assert build(None, tmp_path / "out", folder=latin, name="cafe", with_rois=False).images == 1
+    save(tmp_path / "raw/LLVIP/infrared/train/1.jpg", picture(1))
+    (tmp_path / "raw/LLVIP/infrared/train" / os.fsdecode(b"notiz\xfcber")).touch()
+    build(tmp_path / "raw", tmp_path / "out", sources=["llvip"], with_rois=False)
+    assert (read_build(tmp_path / "out") or {})["sources"]["llvip"]["strays"] == {r"notiz\udcfcber": 1}
 
 
 def test_file_urls_are_folders(tmp_path):

@@ -177,6 +177,27 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 JPEG, FINE_JPEG, PNG16 = save(GREY, "JPEG", quality=90), save(GREY, "JPEG", quality=99), save(COUNTS, "PNG")
+
+
+def zeros_inside(data: bytes) -> bytes:
+    page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
+    at = page.dataoffsets[0] + page.databytecounts[0] * 3 // 4
+    return data[:at] + bytes(30) + data[at + 30 :]
+
+
+def two_widths(data: bytes) -> bytes:
+    at = tifffile.TiffFile(io.BytesIO(data)).pages[0].tags["ImageWidth"].offset
+    return data[: at + 2] + struct.pack("<HI", 3, 2) + data[at + 8 :]
+
+
+def behind_a_thumbnail() -> bytes:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(COUNTS[::4, ::4], subfiletype=1, photometric="minisblack")
+        writer.write(COUNTS, photometric="minisblack")
+    return file.getvalue()
+
+
 DAMAGED = {
     "jpeg cut at 60 %": JPEG[: len(JPEG) * 6 // 10],
     "jpeg without end marker": JPEG[:-2],
@@ -193,6 +214,8 @@ DAMAGED = {
     "tiff cut": tiff(COUNTS)[: H * W],
     "tiff lzw cut": save(COUNTS, "TIFF", compression="tiff_lzw")[:3000],
     "tiff header alone": b"II*\0",
+    "tiff deflate with a hole": zeros_inside(tiff(COUNTS, compression="zlib")),
+    "tiff with two widths": two_widths(tiff(COUNTS)),
     "bmp cut": save(GREY, "BMP")[:-1],
     "bmp header alone": b"BM",
     "fff cut": fff(raw_record(COUNTS))[:-1],
@@ -264,6 +287,7 @@ REFUSED = {
     "CMYK JPEG": save(CMYK, "JPEG"),
     "animated PNG": save(GREY, "PNG", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
     "2 frames": tiff(np.stack([COUNTS, COUNTS]), photometric="minisblack"),
+    "behind a thumbnail": behind_a_thumbnail(),
     "32-bit float": tiff(GREY.astype(np.float32)),
     "16-bit signed": tiff(GREY.astype(np.int16)),
     "WhiteIsZero": tiff(COUNTS, photometric="miniswhite"),

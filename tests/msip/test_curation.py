@@ -115,6 +115,12 @@ def test_every_kind_of_odd_image_is_flagged_and_no_other(built):
     assert report.kept_flags == {"blank": 1, "colour_mapped": 1}  # the build gave them
 
 
+def test_a_strip_one_pixel_high_is_measured(tmp_path):
+    write(tmp_path / "raw", "strip.png", scene(1, (2, 2000))[:1])
+    build(None, tmp_path / "out", folder=tmp_path / "raw", name="own", with_rois=False)
+    assert curate(tmp_path / "out", workers=1).flags == {"too_small": 1}
+
+
 def test_duplicates_point_to_the_first_and_relations_are_counted(built):
     report = curate(built, workers=1)
     own = flags(built)

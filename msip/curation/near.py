@@ -92,13 +92,14 @@ def nearest(
     rows = np.flatnonzero(found.partner[:, 2] >= 0).tolist()
     twins = {digest: other for other, digest in reversed([*enumerate(theirs.digests)])}
     pairs = []
-    for row, partner in zip(rows, found.partner[rows, 2].tolist(), strict=True):
+    for row in rows:
+        other = int(found.partner[row, 2])
         similarity, variant = float(found.similarity[row, 2]), VARIANTS[found.variant[row, 2]]
         twin = twins.get(mine.digests[row])
         if twin is not None and not (theirs is mine and twin == row):
-            partner, similarity, variant = twin, 1.0, VARIANTS[0]
-        exact = mine.digests[row] == theirs.digests[partner]
-        pairs.append(NearDuplicate(mine.paths[row], theirs.paths[partner], similarity, variant, exact))
+            other, similarity, variant = twin, 1.0, VARIANTS[0]
+        exact = mine.digests[row] == theirs.digests[other]
+        pairs.append(NearDuplicate(mine.paths[row], theirs.paths[other], similarity, variant, exact))
     return pairs
 
 

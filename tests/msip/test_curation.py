@@ -246,6 +246,31 @@ def test_leakage_is_listed_drawn_and_flagged(built, tmp_path):
     assert len(Manifest.read(built).without_flags(["leaks_into"])) == TOTAL - FRAMES
 
 
+def test_a_leak_that_was_judged_none_does_not_hide_one_into_another_set(built, tmp_path):
+    write(tmp_path / "one", "equal.png", scene(10))
+    write(tmp_path / "two", "equal.png", scene(10))
+    curate(built, against=[tmp_path / "one"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:one"]
+    set_flags(built, "other_10", [])
+    curate(built, against=[tmp_path / "one", tmp_path / "two"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:two"]
+
+
+def test_a_full_disk_takes_no_flag_away(built, tmp_path, monkeypatch):
+    curate(built, workers=1)
+    write(tmp_path / "set", "equal.png", scene(10))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Manifest, "write", interrupted)
+        curate(built, against=[tmp_path / "set"], workers=1)
+    curate(built, against=[tmp_path / "set"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:set"]
+
+
+def interrupted(_):
+    """In place of writing the manifest."""
+    raise KeyboardInterrupt
+
+
 def test_flips_are_found_on_request(tmp_path):
     raw = tmp_path / "raw"
     write(raw, "a.png", scene(1))

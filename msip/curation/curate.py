@@ -10,6 +10,7 @@ Nothing is deleted. Running it again gives the same files.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ from msip.manifest import Manifest
 from msip.subsets import subset_path, write_subset
 
 CURATION_NAME = "curation.parquet"
+_SETS = b"evaluation_sets"
 _PREFIXES = dict(zip(RELATIONS, ("sequence", "source", "other_source"), strict=True))
 
 Progress = Callable[[str, int, int], None]
@@ -135,7 +137,9 @@ def curate(
     manifest = Manifest.read(out)
     if subset is not None:
         subset.check(manifest.root)
-    names = set_names(against)
+    sets = _known_sets(manifest.root)
+    names = set_names(against, sets)
+    sets |= {name: str(Path(place).resolve()) for place, name in zip(against, names, strict=True)}
     count = len(manifest)
     with LocalEngine(workers) as engine:
         entries = measure(manifest, engine=engine, progress=lambda done: progress("measure", done, count))
@@ -143,12 +147,22 @@ def curate(
     leaks = [work.leakage(place, name) for place, name in zip(against, names, strict=True)]
     report = CurateReport(count, similarity, leakage=leaks)
     chosen = None if subset is None else work.choose(subset)  # may refuse: before anything is written
-    work.write(report)
+    work.write(report, sets)
     if subset is not None and chosen is not None:
         how = asdict(subset) | {"similarity": chosen.similarity, "filled": chosen.filled}
         path = write_subset(manifest, subset.name, chosen.keep, how)
         report.subset = how | {"images": int(chosen.keep.sum()), "path": str(path)}
     return report
+
+
+def _known_sets(root: Path) -> dict[str, str]:
+    """The evaluation sets of earlier runs: their absolute places by name."""
+    try:
+        notes = pq.read_schema(root / CURATION_NAME).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    found: dict[str, str] = json.loads(notes.get(_SETS, b"{}"))
+    return found
 
 
 class _Work:
@@ -192,8 +206,8 @@ class _Work:
         assert subset.keep_fraction is not None  # checked
         return selection.fraction(self.prints, eligible, subset.keep_fraction, threads=self.workers)
 
-    def write(self, report: CurateReport) -> None:
-        """Compare, flag, and write ``curation.parquet`` and the manifest."""
+    def write(self, report: CurateReport, sets: dict[str, str]) -> None:
+        """Compare, flag, and write ``curation.parquet`` (with the places of all ``sets``) and the manifest."""
         count = len(self.ids)
         matches = best_matches(
             self.prints,
@@ -217,6 +231,7 @@ class _Work:
         flags, given, dismissed = self._merge(findings, earlier)
         self._fill(report, matches, flags, given)
         table = self._curation(matches, leader, likeness, given, dismissed)
+        table = table.replace_schema_metadata(table.schema.metadata | {_SETS: json.dumps(sets, sort_keys=True)})
         with atomic_path(self.manifest.root / CURATION_NAME) as temporary:
             pq.write_table(table, temporary, compression="zstd")
             # First: flags that are noted as given and are not in the manifest would count as taken away.

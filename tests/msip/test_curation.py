@@ -256,6 +256,18 @@ def test_a_leak_that_was_judged_none_does_not_hide_one_into_another_set(built, t
     assert flags(built)["other_10"] == ["leaks_into:two"]
 
 
+def test_a_set_of_the_same_name_does_not_take_an_earlier_sets_place(built, tmp_path):
+    write(tmp_path / "voc/test", "equal.png", scene(10))
+    write(tmp_path / "flir/test", "equal.png", scene(11))
+    curate(built, against=[tmp_path / "voc/test"], workers=1)
+    for _ in range(2):
+        curate(built, against=[tmp_path / "flir/test"], workers=1)
+        assert flags(built)["other_10"] == ["leaks_into:test"] and flags(built)["other_11"] == ["leaks_into:flir_test"]
+    write(tmp_path / "other/flir/test", "equal.png", scene(12))
+    with pytest.raises(MsipError, match="rename a folder"):
+        curate(built, against=[tmp_path / "other/flir/test"], workers=1)
+
+
 def test_a_full_disk_takes_no_flag_away(built, tmp_path, monkeypatch):
     curate(built, workers=1)
     write(tmp_path / "set", "equal.png", scene(10))

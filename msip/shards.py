@@ -32,6 +32,7 @@ from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_fil
 from msip.manifest import SCHEMA, Manifest, rows_without_flags
 from msip.storage import Storage, decode_grey, filesystem, is_url
 from msip.subsets import select_subset
+from msip.trees import remote_errors
 
 ShardLayout = Literal["webdataset", "raw"]
 
@@ -183,8 +184,11 @@ class _Target:
         self.to = str(to) if is_url(to) else Path(to)
 
     def prepare(self) -> None:
-        """Make the folder, or refuse one that holds something else. Raises ``OutputError``."""
+        """Make the folder, or refuse one that holds other things. Raises ``OutputError``, of a URL ``SourceError``."""
         if not isinstance(self.to, Path):
+            with remote_errors(self.to):
+                files, root = filesystem(self.to)
+                files.exists(f"{root}/{SUMMARY_NAME}")
             return
         make_output_folder(self.to)
         notes = self.to / ".msip"  # builds and exports have one too, and other things in it

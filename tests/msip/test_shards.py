@@ -9,7 +9,7 @@ import webdataset
 from msip_cli.main import app
 
 from msip import Manifest, build
-from msip.errors import ManifestError, OutputError
+from msip.errors import ManifestError, MsipError, OutputError
 from msip.shards import Shards, _Target, shard, tar_key
 from msip.storage import read_grey
 from msip.verify import verify
@@ -170,6 +170,11 @@ def test_refusals_are_one_sentence(built, tmp_path):
         Shards.read(tmp_path)
     with pytest.raises(ManifestError, match="no manifest"):
         shard(tmp_path, tmp_path / "to")
+
+
+def test_a_url_that_cannot_be_opened_is_one_sentence(built):
+    with pytest.raises(MsipError, match="check the URL"):
+        shard(built, "nosuchprotocol://bucket/shards")
 
 
 def test_an_image_that_changed_is_refused(built, tmp_path):

@@ -12,7 +12,9 @@ from msip_cli.main import app
 
 from msip import Manifest, build
 from msip.curation.curate import SubsetRequest, curate
+from msip.curation.fingerprint import Fingerprints
 from msip.curation.measure import fingerprints_of, measure
+from msip.curation.selection import fraction
 from msip.engine import LocalEngine
 from msip.errors import ManifestError, MsipError
 from msip.manifest import SCHEMA
@@ -209,6 +211,12 @@ def test_a_fraction_is_met_exactly(built):
         curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=0.05))
     with pytest.raises(MsipError, match="at most"):
         curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=1))
+
+
+def test_the_fraction_that_is_advised_is_not_rounded_up():
+    prints = Fingerprints.of(np.random.default_rng(0).integers(-100, 100, (3000, 256)).astype(np.int8))
+    with pytest.raises(MsipError, match=r"give at most 0\.999666\."):
+        fraction(prints, np.arange(3000) > 0, 1.0, threads=1)
 
 
 def test_a_subset_of_another_build_is_refused(built):

@@ -307,7 +307,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
         reason = unusable_name(relative)
         if reason is not None:
             listing.problems.append((printable(relative), reason))
-        elif path.suffix.lower() in FOLDER_SUFFIXES or _looks_like_image(path):
+        elif may_be_image(path):
             paths.append(relative)
         else:
             listing.strays[path.suffix.lower() or path.name] += 1
@@ -362,8 +362,9 @@ def _ignored(parts: Sequence[str]) -> bool:
     return any(part.startswith(".") or part.lower() in _IGNORED_NAMES for part in parts)
 
 
-def _looks_like_image(path: Path) -> bool:
-    return read_head(path, 8).startswith(_SIGNATURES)
+def may_be_image(path: Path) -> bool:
+    """Whether a file among anyone's own frames is read, or refused by name: by its suffix or its first bytes."""
+    return path.suffix.lower() in FOLDER_SUFFIXES or read_head(path, 8).startswith(_SIGNATURES)
 
 
 def stem_of(relative: str) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,8 +30,9 @@ from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags
-from msip.storage import Storage, filesystem, is_url, read_grey
+from msip.storage import Storage, decode_grey, filesystem, is_url
 from msip.subsets import select_subset
+from msip.trees import remote_errors
 
 ShardLayout = Literal["webdataset", "raw"]
 
@@ -113,7 +115,7 @@ class Shards:
 def is_shards(path: str | Path) -> bool:
     """Whether ``path`` (folder or URL) holds shards, finished or not."""
     if not is_url(path):
-        return (Path(path) / SUMMARY_NAME).is_file()
+        return (Path(path) / SUMMARY_NAME).is_file() or any(Path(path).glob(_part_name("msip-*")))
     try:
         return bool(_read(path, SUMMARY_NAME))
     except OSError:
@@ -160,12 +162,16 @@ def shard(
     known = {job.name: part for job in jobs if (part := target.finished(job)) is not None}
     progress(sum(part.num_rows for part in known.values()), len(manifest))
     kept = len(known)
+    if kept < len(jobs):
+        target.withdraw(SUMMARY_NAME)  # index and shards must be of one run
     for name, images in run_tasks(_write_shard, [job for job in jobs if job.name not in known], workers):
         known[name] = target.part(name)
         progress(images, len(manifest))
     parts = [known[job.name] for job in jobs]
+    index = _index_bytes(parts)
     summary = _summary(layout, exclude_flags, subset, len(manifest), parts, jobs)
-    target.publish(INDEX_NAME, _index_bytes(parts))
+    summary["index_sha256"] = sha256_bytes(index)
+    target.publish(INDEX_NAME, index)
     target.publish(SUMMARY_NAME, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
     target.remove_others({job.name for job in jobs})
     return ShardReport(len(manifest), len(jobs), kept, sum(entry["bytes"] for entry in summary["shards"]))
@@ -178,13 +184,18 @@ class _Target:
         self.to = str(to) if is_url(to) else Path(to)
 
     def prepare(self) -> None:
-        """Make the folder, or refuse one that holds something else. Raises ``OutputError``."""
+        """Make the folder, or refuse one that holds other things. Raises ``OutputError``, of a URL ``SourceError``."""
         if not isinstance(self.to, Path):
+            with remote_errors(self.to):
+                files, root = filesystem(self.to)
+                files.exists(f"{root}/{SUMMARY_NAME}")
             return
         make_output_folder(self.to)
-        if not (self.to / ".msip").is_dir() and any(self.to.iterdir()):
+        notes = self.to / ".msip"  # builds and exports have one too, and other things in it
+        ours = notes.is_dir() and all(path.name.lstrip(".").startswith("msip-") for path in notes.iterdir())
+        if not ours and any(self.to.iterdir()):
             raise OutputError(f"{self.to} is not empty and holds no shards; choose a new folder with --to.")
-        (self.to / ".msip").mkdir(exist_ok=True)
+        notes.mkdir(exist_ok=True)
 
     def finished(self, job: _Job) -> pa.Table | None:
         """The part of the index of a shard that is there, whole, and of the same images."""
@@ -221,6 +232,15 @@ class _Target:
             return
         with self.new_file(name) as path:
             path.write_bytes(data)
+
+    def withdraw(self, name: str) -> None:
+        """Remove what an earlier run says of files that are about to be replaced."""
+        if isinstance(self.to, Path):
+            (self.to / name).unlink(missing_ok=True)
+            return
+        files, root = filesystem(self.to)
+        with contextlib.suppress(FileNotFoundError):
+            files.rm_file(f"{root}/{name}")
 
     def remove_others(self, names: set[str]) -> None:
         """Remove shards of an earlier plan."""
@@ -294,6 +314,7 @@ def _size_in_tar(path: Path) -> int:
 
 def _write_shard(job: _Job) -> tuple[str, int]:
     """Write one shard, then its part of the index: the part is there only if the shard is whole."""
+    job.target.withdraw(_part_name(job.name))
     with job.target.new_file(job.name) as path:
         with path.open("wb") as file:
             write = _write_tar if job.layout == "webdataset" else _write_raw
@@ -321,7 +342,7 @@ def _write_shard(job: _Job) -> tuple[str, int]:
 def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        pixels = read_grey(job.root / image.path)
+        pixels = decode_grey(np.frombuffer(_stored_bytes(job.root / image.path, image.columns["sha256"]), np.uint8))
         if pixels is None or pixels.shape != (image.height, image.width):
             raise ManifestError(f"{job.root / image.path} is gone or unreadable; run the build again to restore it.")
         places.append((file.tell(), pixels.size))

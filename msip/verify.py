@@ -11,7 +11,7 @@ from typing import Any
 from msip.files import TEMPORARY_SUFFIX, sha256_file
 from msip.manifest import Manifest
 from msip.report import read_build
-from msip.shards import Shards, is_shards
+from msip.shards import INDEX_NAME, Shards, is_shards
 
 
 @dataclass
@@ -114,6 +114,8 @@ def _verify_shards(root: Path, workers: int, progress: Callable[[int, int], None
     shards = Shards.read(root)
     report = VerifyReport(len(shards))
     hashes = {entry["file"]: entry["sha256"] for entry in shards.summary["shards"]}
+    if "index_sha256" in shards.summary:  # older ones lack it
+        hashes[INDEX_NAME] = shards.summary["index_sha256"]
     _check_files(root, list(hashes), list(hashes.values()), report, workers, progress)
     report.strangers = sorted(path.name for path in root.glob("msip-*") if path.name not in hashes)
     ids = shards.table.column("image_id").value_counts().to_pylist()

@@ -102,7 +102,7 @@ def text_share(grey: NDArray[np.uint8]) -> float:
     A hot person or lamp is alone, or not as high as its neighbour; leaves are many and in no line. The larger of the
     shares of bright and of dark shapes.
     """
-    if max(grey.shape) > _LARGE_SIDE:
+    if max(grey.shape) > _LARGE_SIDE and min(grey.shape) > 1:
         grey = np.asarray(cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
     kernel = np.ones((_STROKE, _STROKE), np.uint8)
     best = 0.0

@@ -10,6 +10,7 @@ Nothing is deleted. Running it again gives the same files.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from msip.curation import flags as rules
 from msip.curation import selection
 from msip.curation.fingerprint import VARIANTS, Fingerprints
-from msip.curation.flags import FINDINGS, Earlier, Finding
+from msip.curation.flags import FINDINGS, LEAKS_INTO, Earlier, Finding
 from msip.curation.leakage import Leakage, find_leakage, set_names
 from msip.curation.matching import RELATIONS, Matches, best_matches, leaders
 from msip.curation.measure import NUMBERS, fingerprints_of, measure
@@ -32,11 +33,11 @@ from msip.curation.near import SIMILARITY, ImagePrints
 from msip.engine import LocalEngine
 from msip.errors import MsipError
 from msip.files import atomic_path
-from msip.manifest import SCHEMA, Manifest
+from msip.manifest import Manifest
 from msip.subsets import subset_path, write_subset
 
 CURATION_NAME = "curation.parquet"
-LEAKS_INTO = "leaks_into"
+_SETS = b"evaluation_sets"
 _PREFIXES = dict(zip(RELATIONS, ("sequence", "source", "other_source"), strict=True))
 
 Progress = Callable[[str, int, int], None]
@@ -136,7 +137,9 @@ def curate(
     manifest = Manifest.read(out)
     if subset is not None:
         subset.check(manifest.root)
-    names = set_names(against)
+    sets = _known_sets(manifest.root)
+    names = set_names(against, sets)
+    sets |= {name: str(Path(place).resolve()) for place, name in zip(against, names, strict=True)}
     count = len(manifest)
     with LocalEngine(workers) as engine:
         entries = measure(manifest, engine=engine, progress=lambda done: progress("measure", done, count))
@@ -144,12 +147,22 @@ def curate(
     leaks = [work.leakage(place, name) for place, name in zip(against, names, strict=True)]
     report = CurateReport(count, similarity, leakage=leaks)
     chosen = None if subset is None else work.choose(subset)  # may refuse: before anything is written
-    work.write(report)
+    work.write(report, sets)
     if subset is not None and chosen is not None:
         how = asdict(subset) | {"similarity": chosen.similarity, "filled": chosen.filled}
         path = write_subset(manifest, subset.name, chosen.keep, how)
         report.subset = how | {"images": int(chosen.keep.sum()), "path": str(path)}
     return report
+
+
+def _known_sets(root: Path) -> dict[str, str]:
+    """The evaluation sets of earlier runs: their absolute places by name."""
+    try:
+        notes = pq.read_schema(root / CURATION_NAME).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    found: dict[str, str] = json.loads(notes.get(_SETS, b"{}"))
+    return found
 
 
 class _Work:
@@ -193,8 +206,8 @@ class _Work:
         assert subset.keep_fraction is not None  # checked
         return selection.fraction(self.prints, eligible, subset.keep_fraction, threads=self.workers)
 
-    def write(self, report: CurateReport) -> None:
-        """Compare, flag, and write ``curation.parquet`` and the manifest."""
+    def write(self, report: CurateReport, sets: dict[str, str]) -> None:
+        """Compare, flag, and write ``curation.parquet`` (with the places of all ``sets``) and the manifest."""
         count = len(self.ids)
         matches = best_matches(
             self.prints,
@@ -217,10 +230,12 @@ class _Work:
         _add_leaks(findings, report.leakage, old_leaks)
         flags, given, dismissed = self._merge(findings, earlier)
         self._fill(report, matches, flags, given)
-        self._write_curation(matches, leader, likeness, given, dismissed)
-        field_index = self.manifest.table.schema.get_field_index("flags")
-        column = pa.array(flags, SCHEMA.field("flags").type)
-        Manifest(self.manifest.table.set_column(field_index, SCHEMA.field("flags"), column), self.manifest.root).write()
+        table = self._curation(matches, leader, likeness, given, dismissed)
+        table = table.replace_schema_metadata(table.schema.metadata | {_SETS: json.dumps(sets, sort_keys=True)})
+        with atomic_path(self.manifest.root / CURATION_NAME) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+            # First: flags that are noted as given and are not in the manifest would count as taken away.
+            self.manifest.with_flags(flags).write()
 
     def _sequence_names(self) -> list[str | None]:
         sequences = self.manifest.table.column("sequence").to_pylist()
@@ -294,14 +309,15 @@ class _Work:
         )
         report.between = [(one, other, images) for (one, other), images in sorted(pairs.items())]
 
-    def _write_curation(
+    def _curation(
         self,
         matches: Matches,
         leader: NDArray[np.int32],
         likeness: NDArray[np.float32],
         given: list[list[Finding]],
         dismissed: list[frozenset[str]],
-    ) -> None:
+    ) -> pa.Table:
+        """The content of ``curation.parquet``."""
         ids = pa.array([*self.ids, None], pa.string())  # row -1: none
         columns: dict[str, Any] = {
             "image_id": self.manifest.table.column("image_id"),
@@ -321,9 +337,7 @@ class _Work:
             columns[f"{prefix}_variant"] = pa.array(variants, pa.string(), mask=~has)
         columns |= {name: self.entries.column(name) for name in (*NUMBERS, "histogram")}
         notes = {"similarity": repr(self.similarity), "flips": str(self.flips)}
-        with atomic_path(self.manifest.root / CURATION_NAME) as temporary:
-            table = pa.table(columns).combine_chunks().replace_schema_metadata(notes)
-            pq.write_table(table, temporary, compression="zstd")
+        return pa.table(columns).combine_chunks().replace_schema_metadata(notes)
 
 
 def _numbers(names: Sequence[str | None]) -> NDArray[np.int32]:

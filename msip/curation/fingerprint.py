@@ -84,18 +84,18 @@ class Fingerprints:
     Attributes:
         vectors: int8 (n, 256).
         codes: uint64 (n, 4): their signs.
-        norms: float32 (n,); zero for an image without structure, which is like no other.
+        norms: float64 (n,); zero for an image without structure, which is like no other.
     """
 
     vectors: NDArray[np.int8]
     codes: NDArray[np.uint64]
-    norms: NDArray[np.float32]
+    norms: NDArray[np.float64]
 
     @classmethod
     def of(cls, vectors: Sequence[NDArray[np.int8]] | NDArray[np.int8]) -> Fingerprints:
         """From the vectors of ``fingerprint``."""
         array = np.ascontiguousarray(np.asarray(vectors, np.int8).reshape(-1, LENGTH))
-        norms = np.empty(len(array), np.float32)
+        norms = np.empty(len(array))  # in float32 half of all equal vectors would be less than 1 alike
         codes = np.empty((len(array), 4), np.uint64)
         for start in range(0, len(array), 65_536):  # no second copy of a million vectors in a wider type
             part = array[start : start + 65_536]

@@ -23,6 +23,8 @@ BLACK_HOT = -1.5
 SMALL_SIDE = 64
 _BLANK_STD = 0.5 / 255
 
+LEAKS_INTO = "leaks_into"
+
 Columns = dict[str, NDArray]
 """Per measurement (``measure.NUMBERS``, ``width``, ``height``, ``readable``) an array over all images."""
 
@@ -132,9 +134,17 @@ def flag_name(flag: str) -> str:
     return flag.split(":", 1)[0]
 
 
+def _judged(flag: str) -> str:
+    """What somebody judges who gives or takes away a flag: its name; of a leak one evaluation set."""
+    return flag if flag_name(flag) == LEAKS_INTO else flag_name(flag)
+
+
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier run noted of an image: the flags that it gave, and the names that somebody took away."""
+    """What an earlier run noted of an image: the flags that it gave, and the names that somebody took away.
+
+    A leak's name is here the whole flag: ``leaks_into:voc`` taken away says nothing about another set.
+    """
 
     given: tuple[str, ...] = ()
     dismissed: frozenset[str] = frozenset()
@@ -145,8 +155,8 @@ def dismissed_names(now: Sequence[str], earlier: Earlier, *, trusted: bool) -> f
 
     ``trusted``: the manifest still carries other flags of that run. Where it carries none, a build wrote it anew.
     """
-    here = {flag_name(flag) for flag in now}
-    gone = {flag_name(flag) for flag in earlier.given if flag not in now} if trusted else set()
+    here = {_judged(flag) for flag in now}
+    gone = {_judged(flag) for flag in earlier.given if flag not in now} if trusted else set()
     return frozenset((gone | earlier.dismissed) - here)
 
 
@@ -162,8 +172,8 @@ def merged(
         dismissed: names that are not given.
     """
     own = [flag for flag in now if flag not in earlier.given]
-    here = {flag_name(flag) for flag in own}
-    given = [item for item in found if flag_name(item.flag) not in dismissed and flag_name(item.flag) not in here]
+    here = {_judged(flag) for flag in own}
+    given = [item for item in found if _judged(item.flag) not in dismissed and _judged(item.flag) not in here]
     return own + [item.flag for item in given], given
 
 

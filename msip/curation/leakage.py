@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,22 +54,37 @@ class Leakage:
         return sum(pair.exact for pair in self.leaked)
 
 
-def set_names(places: Sequence[str | Path]) -> list[str]:
-    """A short name for each evaluation set. Raises ``MsipError`` where two are the same place's."""
+def set_names(places: Sequence[str | Path], known: Mapping[str, str]) -> list[str]:
+    """A short name for each evaluation set: its folder's, with the parent's before it where another set is called so.
+
+    Args:
+        places: folders or manifests.
+        known: absolute places of earlier runs' sets, by name.
+
+    Raises:
+        MsipError: two sets have the same name even so.
+    """
     names = []
     for place in places:
         path = Path(place).resolve()
         names.append((path.parent if path.suffix == ".parquet" else path).name.replace(":", "_") or "set")
     twice = {name for name in names if names.count(name) > 1}  # as .../a/images and .../b/images
     names = [
-        f"{Path(place).resolve().parent.name}_{name}" if name in twice else name
+        f"{Path(place).resolve().parent.name}_{name}" if name in twice or _is_taken(name, place, known) else name
         for place, name in zip(places, names, strict=True)
     ]
-    if len(set(names)) < len(names):
+    taken = any(_is_taken(name, place, known) for place, name in zip(places, names, strict=True))
+    if taken or len(set(names)) < len(names):
         raise MsipError(
-            f"two of the sets given with --against have the same name ({', '.join(names)}); rename a folder."
+            f"two of the sets given with --against, now or before, have the same name ({', '.join(names)}); rename a "
+            "folder."
         )
     return names
+
+
+def _is_taken(name: str, place: str | Path, known: Mapping[str, str]) -> bool:
+    """Whether another set, that is still there, has the name: its leaks would count as looked for again."""
+    return known.get(name, str(Path(place).resolve())) != str(Path(place).resolve()) and Path(known[name]).exists()
 
 
 def find_leakage(

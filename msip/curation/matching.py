@@ -62,7 +62,7 @@ class _Side(NamedTuple):
 
     vectors: NDArray[np.int8]
     codes: NDArray[np.uint64]
-    norms: NDArray[np.float32]
+    norms: NDArray[np.float64]
     sources: NDArray[np.int32]
     sequences: NDArray[np.int32]
 

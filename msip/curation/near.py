@@ -14,13 +14,12 @@ from msip.curation.appearance import without_borders
 from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint, pixels_digest
 from msip.curation.matching import best_matches
 from msip.errors import FrameError, ManifestError
+from msip.frames import may_be_image
 from msip.manifest import MANIFEST_NAME, Manifest
 from msip.radiometry.read import read_grey8
 
 SIMILARITY = 0.75
 """From here on two images count as near-duplicates unless another threshold is given; ``docs/curate.md`` says why."""
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".fff"})
 
 Images = str | Path | Manifest | Sequence[str | Path]
 
@@ -84,21 +83,24 @@ class ImagePrints:
 def nearest(
     mine: ImagePrints, theirs: ImagePrints, *, min_similarity: float, flips: bool = False, threads: int = 2
 ) -> list[NearDuplicate]:
-    """As ``near_duplicates``, of images that are read already; within one set where both are the same object."""
+    """As ``near_duplicates``, of images that are read already; within one set where both are the same object.
+
+    Of several that are equally alike, one with equal pixels is taken.
+    """
     others = None if theirs is mine else theirs.prints
     found = best_matches(mine.prints, others, least=min_similarity, flips=flips, threads=threads)
     rows = np.flatnonzero(found.partner[:, 2] >= 0).tolist()
-    partners = found.partner[rows, 2].tolist()
-    return [
-        NearDuplicate(
-            mine.paths[row],
-            theirs.paths[other],
-            float(found.similarity[row, 2]),
-            VARIANTS[found.variant[row, 2]],
-            mine.digests[row] == theirs.digests[other],
-        )
-        for row, other in zip(rows, partners, strict=True)
-    ]
+    twins = {digest: other for other, digest in reversed([*enumerate(theirs.digests)])}
+    pairs = []
+    for row in rows:
+        other = int(found.partner[row, 2])
+        similarity, variant = float(found.similarity[row, 2]), VARIANTS[found.variant[row, 2]]
+        twin = twins.get(mine.digests[row])
+        if twin is not None and not (theirs is mine and twin == row):
+            other, similarity, variant = twin, 1.0, VARIANTS[0]
+        exact = mine.digests[row] == theirs.digests[other]
+        pairs.append(NearDuplicate(mine.paths[row], theirs.paths[other], similarity, variant, exact))
+    return pairs
 
 
 def read_image_prints(paths: Sequence[Path], threads: int) -> ImagePrints:
@@ -117,7 +119,7 @@ def image_files(images: Images) -> list[Path]:
     place = Path(images)
     if (place.is_file() and place.suffix == ".parquet") or (place / MANIFEST_NAME).is_file():
         return image_files(Manifest.read(place))
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in place.rglob("*") if path.is_file() and may_be_image(path))
     if not found:
         raise ManifestError(f"{place} holds no images and no manifest; give a folder of images or a build.")
     return found

@@ -55,7 +55,7 @@ def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *,
     if wanted > len(rows):
         raise MsipError(
             f"--keep-fraction {share:g} asks for {wanted:,} images, but {len(rows):,} of {len(eligible):,} are neither "
-            f"broken, blank nor exact duplicates; give at most {len(rows) / len(eligible):.3f}."
+            f"broken, blank nor exact duplicates; give at most {np.floor(1e6 * len(rows) / len(eligible)) / 1e6:g}."
         )
     chosen = prints.take(rows)
     own = np.arange(len(rows))

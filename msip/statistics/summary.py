@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from msip.curation.appearance import HISTOGRAM_BINS
 from msip.curation.curate import CURATION_NAME
 from msip.curation.flags import flag_name
+from msip.errors import ManifestError
 from msip.manifest import MANIFEST_NAME, Manifest
 
 REFERENCE_MEAN, REFERENCE_STD = 0.3801, 0.1871
@@ -214,12 +215,19 @@ def _roi_batches(path: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[np.flo
 
 
 def _near(manifest: Manifest) -> dict[str, NDArray[np.bool_]] | None:
-    """Per relation, which images have a near-duplicate; ``None`` where the build is not curated, or no longer as is."""
+    """Per relation, which images have a near-duplicate; ``None`` where the build is not curated, or no longer as is.
+
+    Raises:
+        ManifestError: ``curation.parquet`` cannot be read.
+    """
     path = manifest.root / CURATION_NAME
     if not path.is_file():
         return None
     columns = ["image_id", "sha256", *(f"{key}_match" for key in _RELATIONS)]
-    table = pq.read_table(path, columns=columns)
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"{path} cannot be read ({error}); delete it and run `msip curate` again.") from error
     if not all(table.column(key).equals(manifest.table.column(key)) for key in columns[:2]):
         return None
     return {name: table.column(f"{key}_match").is_valid().to_numpy() for key, name in _RELATIONS.items()}

@@ -12,7 +12,9 @@ from msip_cli.main import app
 
 from msip import Manifest, build
 from msip.curation.curate import SubsetRequest, curate
+from msip.curation.fingerprint import Fingerprints
 from msip.curation.measure import fingerprints_of, measure
+from msip.curation.selection import fraction
 from msip.engine import LocalEngine
 from msip.errors import ManifestError, MsipError
 from msip.manifest import SCHEMA
@@ -115,6 +117,12 @@ def test_every_kind_of_odd_image_is_flagged_and_no_other(built):
     assert report.kept_flags == {"blank": 1, "colour_mapped": 1}  # the build gave them
 
 
+def test_a_strip_one_pixel_high_is_measured(tmp_path):
+    write(tmp_path / "raw", "strip.png", scene(1, (2, 2000))[:1])
+    build(None, tmp_path / "out", folder=tmp_path / "raw", name="own", with_rois=False)
+    assert curate(tmp_path / "out", workers=1).flags == {"too_small": 1}
+
+
 def test_duplicates_point_to_the_first_and_relations_are_counted(built):
     report = curate(built, workers=1)
     own = flags(built)
@@ -205,6 +213,12 @@ def test_a_fraction_is_met_exactly(built):
         curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=1))
 
 
+def test_the_fraction_that_is_advised_is_not_rounded_up():
+    prints = Fingerprints.of(np.random.default_rng(0).integers(-100, 100, (3000, 256)).astype(np.int8))
+    with pytest.raises(MsipError, match=r"give at most 0\.999666\."):
+        fraction(prints, np.arange(3000) > 0, 1.0, threads=1)
+
+
 def test_a_subset_of_another_build_is_refused(built):
     with pytest.raises(ManifestError, match="there is none yet"):
         select_subset(Manifest.read(built), "lean")
@@ -238,6 +252,43 @@ def test_leakage_is_listed_drawn_and_flagged(built, tmp_path):
     curate(built, against=[test_set], workers=1)
     assert "leaks_into:images" not in flags(built)["other_10"]
     assert len(Manifest.read(built).without_flags(["leaks_into"])) == TOTAL - FRAMES
+
+
+def test_a_leak_that_was_judged_none_does_not_hide_one_into_another_set(built, tmp_path):
+    write(tmp_path / "one", "equal.png", scene(10))
+    write(tmp_path / "two", "equal.png", scene(10))
+    curate(built, against=[tmp_path / "one"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:one"]
+    set_flags(built, "other_10", [])
+    curate(built, against=[tmp_path / "one", tmp_path / "two"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:two"]
+
+
+def test_a_set_of_the_same_name_does_not_take_an_earlier_sets_place(built, tmp_path):
+    write(tmp_path / "voc/test", "equal.png", scene(10))
+    write(tmp_path / "flir/test", "equal.png", scene(11))
+    curate(built, against=[tmp_path / "voc/test"], workers=1)
+    for _ in range(2):
+        curate(built, against=[tmp_path / "flir/test"], workers=1)
+        assert flags(built)["other_10"] == ["leaks_into:test"] and flags(built)["other_11"] == ["leaks_into:flir_test"]
+    write(tmp_path / "other/flir/test", "equal.png", scene(12))
+    with pytest.raises(MsipError, match="rename a folder"):
+        curate(built, against=[tmp_path / "other/flir/test"], workers=1)
+
+
+def test_a_full_disk_takes_no_flag_away(built, tmp_path, monkeypatch):
+    curate(built, workers=1)
+    write(tmp_path / "set", "equal.png", scene(10))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Manifest, "write", interrupted)
+        curate(built, against=[tmp_path / "set"], workers=1)
+    curate(built, against=[tmp_path / "set"], workers=1)
+    assert flags(built)["other_10"] == ["leaks_into:set"]
+
+
+def interrupted(_):
+    """In place of writing the manifest."""
+    raise KeyboardInterrupt
 
 
 def test_flips_are_found_on_request(tmp_path):

@@ -213,6 +213,17 @@ def test_roi_txt_reads_back_as_the_reference_reads_it(built):
         assert sorted(map(tuple, lines)) == sorted(map(tuple, manifest.rois(row)[:, :4].tolist()))
 
 
+def test_a_damaged_image_is_refused(built, tmp_path):
+    for path in built.glob("frames/thermal/*"):
+        (tmp_path / "out/frames/thermal").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out/frames/thermal" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "out/manifest.parquet").write_bytes((built / "manifest.parquet").read_bytes())
+    victim = Manifest.read(tmp_path / "out").path(1)
+    cv2.imwrite(str(victim), cv2.imread(str(victim), 0)[::-1])
+    with pytest.raises(ManifestError, match=f"{victim.name} is gone or is not what the manifest says"):
+        export_crops(tmp_path / "out", tmp_path / "to")
+
+
 def test_a_build_without_rois_says_so(built, tmp_path):
     build(None, tmp_path / "out", folder=built.parent / "frames", with_rois=False)
     with pytest.raises(ManifestError, match="msip rois"):

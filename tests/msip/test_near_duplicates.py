@@ -8,6 +8,7 @@ from curation_scenes import scene
 from msip.curation import near_duplicates
 from msip.curation.fingerprint import VARIANTS, Fingerprints, fingerprint, variant_signs
 from msip.curation.matching import best_matches, leaders
+from msip.curation.near import image_files, read_image_prints
 from msip.errors import ManifestError
 
 
@@ -116,6 +117,35 @@ def test_files_of_two_folders(tmp_path):
         ("leaked.jpg", "3.png", "same"),
         ("mirrored.png", "5.png", VARIANTS[5]),
     ]
+
+
+def test_equal_vectors_are_wholly_alike():
+    prints, _ = groups(60)
+    found = best_matches(prints, prints.take(np.arange(60)), least=1.0)
+    assert np.array_equal(found.partner[:, 2], np.arange(60)) and (found.similarity[:, 2] == 1).all()
+
+
+def test_of_two_that_are_equally_alike_the_one_of_equal_pixels_is_named(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.mkdir()
+    theirs.mkdir()
+    image = scene(3)
+    cv2.imwrite(str(mine / "a.png"), image)
+    cv2.imwrite(str(theirs / "b_equal.png"), image)
+    image[0, 0] ^= 1
+    cv2.imwrite(str(theirs / "a_nearly.png"), image)
+    (found,) = near_duplicates(mine, theirs)
+    assert found.exact and found.other.name == "b_equal.png" and found.similarity == 1
+
+
+def test_every_file_that_a_build_looks_at_is_looked_at(tmp_path):
+    data = cv2.imencode(".jpg", scene(3))[1].tobytes()
+    for name in ("a.JPE", "no_suffix", "refused.webp"):
+        (tmp_path / name).write_bytes(data if "refused" not in name else b"RIFF")
+    (tmp_path / "labels.txt").write_text("1 0.5")
+    found = read_image_prints(image_files(tmp_path), 1)
+    assert [path.name for path in found.paths] == ["a.JPE", "no_suffix", "refused.webp"]
+    assert [path.name for path in found.unreadable] == ["refused.webp"]
 
 
 def test_refusals(tmp_path):

@@ -9,10 +9,11 @@ import webdataset
 from msip_cli.main import app
 
 from msip import Manifest, build
-from msip.errors import ManifestError, OutputError
-from msip.shards import Shards, shard, tar_key
+from msip.errors import ManifestError, MsipError, OutputError
+from msip.shards import Shards, _Target, shard, tar_key
 from msip.storage import read_grey
 from msip.verify import verify
+from pad.data import open_data
 
 SMALL = 25_000  # bytes: several shards out of a few images
 
@@ -36,6 +37,15 @@ def built(tmp_path_factory):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def manifest_sha(out):
+    return Manifest.read(out).frame.sha256[0].encode()
+
+
+def interrupted(*_):
+    """In place of noting a shard that was written."""
+    raise KeyboardInterrupt
 
 
 def test_webdataset_reads_the_tars(built, tmp_path):
@@ -94,6 +104,30 @@ def test_another_plan_replaces_what_no_longer_fits(built, tmp_path):
     assert report.bytes == (tmp_path / "msip-000000.raw").stat().st_size
 
 
+def test_a_killed_run_of_another_plan_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    """Images of one size: every shard has the size of the one that it replaces."""
+    for number in range(8):
+        image = np.random.default_rng(number).integers(0, 256, (50, 60), np.uint8)
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"raw/{number}.png"), image)
+    out, to = tmp_path / "out", tmp_path / "to"
+    build(None, out, folder=tmp_path / "raw", name="own", with_rois=False)
+    manifest = Manifest.read(out)
+    manifest.with_flags([["odd"] if row < 2 else [] for row in range(8)]).write()
+    shard(out, to, layout="raw", shard_bytes=6000, exclude_flags=("odd",))
+    with monkeypatch.context() as patch:
+        patch.setattr(_Target, "publish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shard(out, to, layout="raw", shard_bytes=6000)
+    with pytest.raises(ManifestError, match="run `msip shard` again"):
+        open_data(to)
+    shard(out, to, layout="raw", shard_bytes=6000, exclude_flags=("odd",))
+    shards = Shards.read(to)
+    place = {name: shards.table.column(name)[0].as_py() for name in shards.table.column_names}
+    image = shards.storage().read_grey(place["path"], place["offset"], place["length"], (60, 50))
+    assert place["image_id"] == "own/2" and np.array_equal(image, read_grey(manifest.path(2)))
+
+
 def test_a_remote_folder(built):
     report = shard(built, "memory://bucket/shards", shard_bytes=SMALL)
     shards = Shards.read("memory://bucket/shards")
@@ -112,8 +146,12 @@ def test_damage_is_found_and_mended(built, tmp_path, capsys):
     data[1000] ^= 1
     second.write_bytes(data)
     (tmp_path / "msip-999999.tar").touch()
+    index = bytearray((tmp_path / "index.arrow").read_bytes())
+    index[index.index(manifest_sha(built))] ^= 1
+    (tmp_path / "index.arrow").write_bytes(index)
     report = verify(tmp_path)
-    assert (report.missing, report.damaged, report.strangers) == ([first.name], [second.name], ["msip-999999.tar"])
+    assert (report.missing, report.strangers) == ([first.name], ["msip-999999.tar"])
+    assert report.damaged == [second.name, "index.arrow"]
     assert app(["verify", str(tmp_path)], standalone_mode=False) == 1
     said = capsys.readouterr().out
     assert f"damaged: {second.name}" in said and "Run the same `msip shard` again" in said
@@ -126,10 +164,17 @@ def test_refusals_are_one_sentence(built, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(OutputError, match="choose a new folder"):
         shard(built, tmp_path)
+    with pytest.raises(OutputError, match="choose a new folder"):
+        shard(built, built)  # a build has a folder .msip, too
     with pytest.raises(ManifestError, match="run `msip shard` again"):
         Shards.read(tmp_path)
     with pytest.raises(ManifestError, match="no manifest"):
         shard(tmp_path, tmp_path / "to")
+
+
+def test_a_url_that_cannot_be_opened_is_one_sentence(built):
+    with pytest.raises(MsipError, match="check the URL"):
+        shard(built, "nosuchprotocol://bucket/shards")
 
 
 def test_an_image_that_changed_is_refused(built, tmp_path):
@@ -143,6 +188,8 @@ def test_an_image_that_changed_is_refused(built, tmp_path):
     victim.write_bytes(manifest.path(4).read_bytes())
     with pytest.raises(ManifestError, match="is not what the manifest says"):
         shard(copy, tmp_path / "to")
+    with pytest.raises(ManifestError, match="is not what the manifest says"):
+        shard(copy, tmp_path / "to", layout="raw")
     victim.unlink()
     with pytest.raises(ManifestError, match="gone"):
         shard(copy, tmp_path / "to", layout="raw")

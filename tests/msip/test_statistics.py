@@ -19,6 +19,7 @@ from scipy.stats import entropy
 from msip import Manifest, build
 from msip.curation.curate import curate
 from msip.curation.flags import flag_name
+from msip.errors import ManifestError
 from msip.manifest import SCHEMA
 from msip.statistics import stats
 
@@ -268,3 +269,11 @@ def test_a_build_that_is_not_curated_says_so(tmp_path, capsys):
     assert "run <code>msip curate</code>" in (tmp_path / "out/stats/index.html").read_text()
     app(["stats", str(tmp_path / "out"), "--workers", "1", "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["overall"]["duplicates"] == {"known": False}
+
+
+def test_a_damaged_curation_is_one_sentence(tmp_path):
+    write(tmp_path, "raw/a.png", scene(1))
+    build(None, tmp_path / "out", folder=tmp_path / "raw", name="own", with_rois=False)
+    (tmp_path / "out/curation.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match="delete it and run `msip curate` again"):
+        stats(tmp_path / "out")

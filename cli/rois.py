@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Engine, EngineName, ExcludeFlag, Json, Out, Workers, cores
-from .output import StageBars, print_json, print_line
+from .output import StageBars, print_json, print_line, warn
 
 
 class CropMode(StrEnum):
@@ -124,6 +124,8 @@ def export_crops(
             workers=workers,
             progress=lambda done, total: bars("crops", done, total),
         )
+    for note in report.notes:
+        warn(note)
     if as_json:
         print_json(vars(report))
         return

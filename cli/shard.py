@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import ExcludeFlag, Json, Out, Workers, cores
-from .output import StageBars, print_json, print_line
+from .output import StageBars, print_json, print_line, warn
 
 
 class Layout(StrEnum):
@@ -45,6 +45,8 @@ def shard(
             workers=workers,
             progress=lambda done, total: bars("shards", done, total),
         )
+    for note in report.notes:
+        warn(note)
     if as_json:
         print_json(vars(report))
         return

@@ -152,14 +152,28 @@ def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     parents = pc.list_parent_indices(column).to_numpy()
     names = pc.list_flatten(column).to_pylist()
     wanted = set(flags)
-    matches = (
-        name in wanted or (kind := name.split(":", 1)[0]) in wanted or kind.removesuffix("_of") in wanted
-        for name in names
-    )
-    hit = np.fromiter(matches, bool, len(names))
+    hit = np.fromiter((not wanted.isdisjoint(_called(name)) for name in names), bool, len(names))
     keep = np.ones(table.num_rows, bool)
     keep[parents[hit]] = False
     return table.filter(pa.array(keep))
+
+
+def unmatched_flags(table: pa.Table, flags: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each of ``flags``, as ``rows_without_flags`` takes them, that no row has: it may be misspelt."""
+    carried = pc.unique(pc.list_flatten(table.column("flags"))).to_pylist()
+    known = {name for flag in carried for name in _called(flag)}
+    kinds = ", ".join(sorted({flag.split(":", 1)[0] for flag in carried})) or "none"
+    return tuple(
+        f"no image has the flag {flag}, so --exclude-flag {flag} leaves nothing out (flags here: {kinds})."
+        for flag in flags
+        if flag not in known
+    )
+
+
+def _called(flag: str) -> tuple[str, str, str]:
+    """The names that mean a flag."""
+    kind = flag.split(":", 1)[0]
+    return flag, kind, kind.removesuffix("_of")
 
 
 def carried_flags(table: pa.Table, earlier: pa.Table) -> list[list[str]]:

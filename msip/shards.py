@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
-from msip.manifest import SCHEMA, Manifest, rows_without_flags
+from msip.manifest import SCHEMA, Manifest, rows_without_flags, unmatched_flags
 from msip.storage import Storage, decode_grey, filesystem, is_url
 from msip.subsets import select_subset
 from msip.trees import remote_errors
@@ -59,12 +59,16 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What ``shard`` made: images, shard files, of which kept from an earlier run, and their bytes."""
+    """What ``shard`` made: images, shard files, of which kept from an earlier run, and their bytes.
+
+    ``notes``: sentences for whoever asked for them.
+    """
 
     images: int
     shards: int
     kept: int
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 class Shards:
@@ -151,6 +155,7 @@ def shard(
         OutputError: ``to`` holds something else, or cannot be written.
     """
     manifest = Manifest.read(out)
+    notes = unmatched_flags(manifest.table, exclude_flags)
     if subset is not None:
         manifest = select_subset(manifest, subset)
     manifest = manifest.without_flags(exclude_flags)
@@ -174,7 +179,8 @@ def shard(
     target.publish(INDEX_NAME, index)
     target.publish(SUMMARY_NAME, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
     target.remove_others({job.name for job in jobs})
-    return ShardReport(len(manifest), len(jobs), kept, sum(entry["bytes"] for entry in summary["shards"]))
+    written = sum(entry["bytes"] for entry in summary["shards"])
+    return ShardReport(len(manifest), len(jobs), kept, written, notes)
 
 
 class _Target:

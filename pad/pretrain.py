@@ -32,7 +32,7 @@ import msip
 from msip.crops import RoiCrop
 from msip.errors import RunError
 from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_bytes, write_json
-from msip.manifest import Manifest
+from msip.manifest import Manifest, unmatched_flags
 from msip.shards import Shards
 from pad.adapters import (
     ADAPTER,
@@ -204,6 +204,8 @@ def assemble(
         raise RunError(
             f"the manifest of {config.data} has changed since this run began; start anew with another --out."
         )
+    for note in unmatched_flags(manifest.table, config.exclude_flag):
+        say(f"warning: {note}")
     manifest = manifest.without_flags(config.exclude_flag)
     plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
     if checkpoint:

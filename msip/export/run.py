@@ -16,7 +16,7 @@ from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_
 from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
 from msip.export.recipe import CropRecipe, Mode
 from msip.files import local_path, make_output_folder
-from msip.manifest import Manifest
+from msip.manifest import Manifest, unmatched_flags
 from msip.resize import warm_up
 
 TAR_PIXELS = 256 << 20
@@ -32,12 +32,14 @@ class ExportReport:
         crops: in the export.
         without_crops: images that gave none.
         kept: images whose crops were there from an earlier, perhaps interrupted, run.
+        notes: sentences for whoever asked for it.
     """
 
     images: int
     crops: int
     without_crops: int
     kept: int
+    notes: tuple[str, ...] = ()
 
 
 def export_crops(
@@ -83,7 +85,8 @@ def export_crops(
             "leave them out."
         )
     recipe = CropRecipe(mode, per_image, padding, min_size, seed, epoch, crop or RoiCrop())
-    manifest = _images(out, recipe, exclude_flags)
+    whole = Manifest.read(out)
+    manifest = _images(whole, recipe, exclude_flags)
     to = local_path(to)
     _prepare(to)
     parts = list(plan(manifest, to, fmt, recipe, tar_pixels))
@@ -96,15 +99,16 @@ def export_crops(
     for _, images in run_tasks(write_part, [part for part in parts if part.name not in finished], workers):
         progress(images, len(manifest))
     crops, with_crops = _list_crops(to, parts, fmt, manifest)
-    return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept)
+    notes = unmatched_flags(whole.table, exclude_flags)
+    return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept, notes)
 
 
-def _images(out: str | Path, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
-    manifest = Manifest.read(out).without_flags(exclude_flags)
+def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
+    manifest = whole.without_flags(exclude_flags)
     if len(manifest) == 0:
-        raise ManifestError(f"{out} leaves no image to export; drop an --exclude-flag or build it again.")
+        raise ManifestError(f"{whole.root} leaves no image to export; drop an --exclude-flag or build it again.")
     if recipe.mode == "rois" and manifest.table.column("rois").null_count == len(manifest):
-        raise ManifestError(f"{out} was built without RoIs; run `msip rois {out}` first.")
+        raise ManifestError(f"{whole.root} was built without RoIs; run `msip rois {whole.root}` first.")
     return manifest
 
 

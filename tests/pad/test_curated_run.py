@@ -66,3 +66,20 @@ def test_what_a_flag_name_leaves_out_of_the_shards(tmp_path):
         msip("shard", out, "--to", to, "--exclude-flag", flag, "--workers", 1)
         counts[flag] = json.loads((to / "shards.json").read_text())["images"]
     assert counts == {"duplicate": 5, "near_duplicate": 4, "duplicate_of:own/a": 5, "duplicate_of:own/c": 6}
+
+
+def test_a_flag_that_no_image_has_is_said(tmp_path):
+    raw, out, shards, run = (tmp_path / name for name in ("raw", "out", "shards", "run"))
+    for number, seed in enumerate((1, 2, 3, 4, 1)):
+        write(raw, f"{number}.png", scene(seed))
+    msip("build", "--folder", raw, "--out", out, "--workers", 1)
+    msip("curate", out, "--workers", 1)
+    said = (
+        "warning: no image has the flag dupliacte, so --exclude-flag dupliacte leaves nothing out (flags here: {}).\n"
+    )
+    flags = ("--exclude-flag", "dupliacte", "--exclude-flag", "duplicate", "--workers")
+    assert said.format("duplicate_of") in msip("export-crops", out, "--to", tmp_path / "crops", *flags, 1).stderr
+    done = msip("shard", out, "--to", shards, *flags, 1, "--json")
+    assert done.stderr == said.format("duplicate_of") and json.loads(done.stdout)["images"] == 4
+    trained = msip("pretrain", "--method", "mae", "--data", shards, "--out", run, "--max-steps", 1, *SMALL, *flags, 0)
+    assert all(said.format("none").replace("dupliacte", flag) in trained.stderr for flag in flags[1::2])

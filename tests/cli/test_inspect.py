@@ -92,8 +92,10 @@ def served(real, database_server):  # noqa: F811
     yield f"http://127.0.0.1:{port}/datasets/{summary['dataset']}", summary
     process.terminate()
     assert process.wait(60) == 0
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0  # the App's server has ended too
+    end = time.monotonic() + 60
+    while answers(port):  # FiftyOne tells the App's server to end and does not wait for it
+        assert time.monotonic() < end
+        time.sleep(0.3)
     text = (real.parent / "app.log").read_text()
     assert f"ssh -N -L {port}:127.0.0.1:{port}" in text and "Traceback" not in text
 
@@ -122,6 +124,11 @@ def test_the_app_shows_images_rois_and_training_crops(served, real, tmp_path):
             picture = wait_for_picture(page, to / f"{view[6:] or 'samples'}.png")
             assert grid(picture).std() > 20  # frames and boxes, not an empty grid
         browser.close()
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 _SERVED = """

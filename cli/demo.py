@@ -214,7 +214,7 @@ def _rows_of(manifest: Manifest, per_source: int) -> list[int]:
 
 
 def _read(manifest: Manifest, row: int) -> NDArray[np.uint8]:
-    from msip.proposals import read_image
+    from msip.storage import read_image
 
     image = read_image(manifest.path(row), 1)
     if image is None:

@@ -142,6 +142,11 @@ class Manifest:
         return result
 
 
+def flag_name(flag: str) -> str:
+    """``duplicate_of:llvip/010001`` to ``duplicate_of``."""
+    return flag.split(":", 1)[0]
+
+
 def rows_without_flags(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     """The rows whose ``flags`` name none of ``flags``.
 
@@ -162,7 +167,7 @@ def unmatched_flags(table: pa.Table, flags: Sequence[str]) -> tuple[str, ...]:
     """A sentence for each of ``flags``, as ``rows_without_flags`` takes them, that no row has: it may be misspelt."""
     carried = pc.unique(pc.list_flatten(table.column("flags"))).to_pylist()
     known = {name for flag in carried for name in _called(flag)}
-    kinds = ", ".join(sorted({flag.split(":", 1)[0] for flag in carried})) or "none"
+    kinds = ", ".join(sorted(set(map(flag_name, carried)))) or "none"
     return tuple(
         f"no image has the flag {flag}, so --exclude-flag {flag} leaves nothing out (flags here: {kinds})."
         for flag in flags
@@ -172,7 +177,7 @@ def unmatched_flags(table: pa.Table, flags: Sequence[str]) -> tuple[str, ...]:
 
 def _called(flag: str) -> tuple[str, str, str]:
     """The names that mean a flag."""
-    kind = flag.split(":", 1)[0]
+    kind = flag_name(flag)
     return flag, kind, kind.removesuffix("_of")
 
 

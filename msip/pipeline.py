@@ -26,7 +26,7 @@ from msip.errors import LayoutError, ManifestError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
-from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags
+from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name
 from msip.process import (
     ENTRY_SCHEMA,
     PEAK_SCHEMA,
@@ -413,7 +413,7 @@ def _fill_report(plan: Plan, table: pa.Table) -> None:
     report.images = len(table) - len(failed)
     report.stored_bytes = pc.sum(table.column("stored_bytes")).as_py() or 0
     flags = pc.list_flatten(table.column("flags")).to_pylist()
-    report.flags = dict(sorted(Counter(flag.split(":", 1)[0] for flag in flags).items()))
+    report.flags = dict(sorted(Counter(map(flag_name, flags)).items()))
     if plan.source is not None:
         sequences = plan.source.sequences
         report.causes = likely_causes(

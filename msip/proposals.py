@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,7 @@ from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
 from msip.report import BUILD_NAME, read_build
-from msip.storage import quiet_cv2
+from msip.storage import read_image
 
 _BATCH = 16
 
@@ -50,14 +49,6 @@ PROPOSALS: dict[str, Proposals] = {
 """By the name that ``msip rois --proposals`` takes; measured beside each other in docs/rois.md."""
 
 DEFAULT_PROPOSALS = "exact"
-
-
-def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
-    """The stored image as the reference's ``cv2.imread`` gives it; one channel where the file has one."""
-    colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    with quiet_cv2():
-        image = cv2.imread(str(path), colour | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else np.asarray(image, np.uint8)
 
 
 def recorded_proposals(out: Path) -> str:

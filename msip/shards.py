@@ -30,7 +30,7 @@ from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags, unmatched_flags
-from msip.storage import Storage, decode_grey, filesystem, is_url
+from msip.storage import Storage, decode_grey, filesystem, is_url, stored_bytes
 from msip.subsets import select_subset
 from msip.trees import remote_errors
 
@@ -348,7 +348,7 @@ def _write_shard(job: _Job) -> tuple[str, int]:
 def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        pixels = decode_grey(np.frombuffer(_stored_bytes(job.root / image.path, image.columns["sha256"]), np.uint8))
+        pixels = decode_grey(np.frombuffer(stored_bytes(job.root / image.path, image.columns["sha256"]), np.uint8))
         if pixels is None or pixels.shape != (image.height, image.width):
             raise ManifestError(f"{job.root / image.path} is gone or unreadable; run the build again to restore it.")
         places.append((file.tell(), pixels.size))
@@ -360,7 +360,7 @@ def _write_tar(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
         key, suffix = tar_key(image.columns["image_id"]), Path(image.path).suffix
-        data = _stored_bytes(job.root / image.path, image.columns["sha256"])
+        data = stored_bytes(job.root / image.path, image.columns["sha256"])
         record = {**image.columns, "width": image.width, "height": image.height}
         places.append((add_tar_member(file, key + suffix, data), len(data)))
         add_tar_member(file, key + ".json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
@@ -387,16 +387,6 @@ def add_tar_member(file: io.BufferedIOBase, name: str, data: bytes) -> int:
 def end_tar(file: io.BufferedIOBase) -> None:
     """Two empty blocks."""
     file.write(b"\0" * (2 * _BLOCK))
-
-
-def _stored_bytes(path: Path, sha256: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.") from error
-    if sha256_bytes(data) != sha256:
-        raise ManifestError(f"{path} is not what the manifest says; delete it and run the build again to restore it.")
-    return data
 
 
 def _part_name(name: str) -> str:

@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msip.errors import ManifestError
+from msip.files import sha256_bytes
+
 Layout = Literal["folder", "webdataset", "raw"]
 Grey: TypeAlias = NDArray[np.uint8]
 
@@ -41,14 +44,23 @@ def quiet_cv2() -> Iterator[None]:
 def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
     """One encoded image as uint8 (h, w), or ``None`` if it cannot be decoded.
 
-    Colour becomes luma; three equal channels give the channel. Turned as stored: a manifest's sizes and RoIs are of
-    the stored pixels, whatever an EXIF tag says.
+    Colour becomes luma; three equal channels give the channel.
+    """
+    return decode_image(data, 1)
+
+
+def decode_image(data: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | None:
+    """One encoded image as the reference's ``cv2.imread`` gives it, or ``None`` if it cannot be decoded.
+
+    One channel (h, w) where the file has one, BGR (h, w, 3) otherwise. Turned as stored: a manifest's sizes and RoIs
+    are of the stored pixels, whatever an EXIF tag says.
     """
     if data.size == 0:
         return None
+    colour = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     try:
         with quiet_cv2():
-            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+            image = cv2.imdecode(data, colour | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # a header that announces more pixels than OpenCV takes
         return None
     return None if image is None else np.asarray(image, np.uint8)
@@ -56,10 +68,26 @@ def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
 
 def read_grey(path: Path) -> Grey | None:
     """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded; see ``decode_grey``."""
+    return read_image(path, 1)
+
+
+def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
+    """The stored image, or ``None`` if it is absent or cannot be decoded; see ``decode_image``."""
     try:
-        return decode_grey(np.fromfile(path, np.uint8))
+        return decode_image(np.fromfile(path, np.uint8), channels)
     except OSError:
         return None
+
+
+def stored_bytes(path: Path, sha256: str) -> bytes:
+    """A stored image's file. Raises ``ManifestError`` where it is gone or has another hash than the manifest says."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.") from error
+    if sha256_bytes(data) != sha256:
+        raise ManifestError(f"{path} is not what the manifest says; delete it and run the build again to restore it.")
+    return data
 
 
 class Storage:

@@ -33,7 +33,7 @@ from msip.curation.near import SIMILARITY, ImagePrints
 from msip.engine import LocalEngine
 from msip.errors import MsipError
 from msip.files import atomic_path
-from msip.manifest import Manifest
+from msip.manifest import Manifest, flag_name
 from msip.subsets import subset_path, write_subset
 
 CURATION_NAME = "curation.parquet"
@@ -276,7 +276,7 @@ class _Work:
         for key in zip(self.ids, self.manifest.table.column("sha256").to_pylist(), strict=True):
             row = known.get(key, {"findings": [], "dismissed": []})
             earlier.append(Earlier(tuple(item["flag"] for item in row["findings"]), frozenset(row["dismissed"])))
-            leaks.append([Finding(**item) for item in row["findings"] if rules.flag_name(item["flag"]) == LEAKS_INTO])
+            leaks.append([Finding(**item) for item in row["findings"] if flag_name(item["flag"]) == LEAKS_INTO])
         return earlier, leaks
 
     def _merge(
@@ -298,8 +298,8 @@ class _Work:
         return flags, given, dismissed
 
     def _fill(self, report: CurateReport, matches: Matches, flags: list[list[str]], given: list[list[Finding]]) -> None:
-        ours = Counter(rules.flag_name(item.flag) for items in given for item in items)
-        every = Counter(rules.flag_name(flag) for items in flags for flag in items)
+        ours = Counter(flag_name(item.flag) for items in given for item in items)
+        every = Counter(flag_name(flag) for items in flags for flag in items)
         report.flags = dict(sorted(ours.items()))
         report.kept_flags = dict(sorted((every - ours).items()))
         report.near = {name: int((matches.partner[:, i] >= 0).sum()) for i, name in enumerate(RELATIONS)}

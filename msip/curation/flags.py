@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from msip.manifest import flag_name
 from msip.radiometry.checks import COLOUR_MAPPED
 
 LOW_CONTRAST = 0.08
@@ -127,11 +128,6 @@ def appearance_findings(columns: Columns) -> list[list[Finding]]:
             score = float(scores[row])
             result[row].append(Finding(rule.flag, score, rule.reason.format(score=score)))
     return result
-
-
-def flag_name(flag: str) -> str:
-    """``duplicate_of:llvip/010001`` to ``duplicate_of``."""
-    return flag.split(":", 1)[0]
 
 
 def _judged(flag: str) -> str:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from msip.errors import ManifestError
 from msip.export.recipe import Crop, CropRecipe
-from msip.files import atomic_path, sha256_file, write_bytes
+from msip.files import atomic_path, write_bytes
 from msip.manifest import ROI_FIELDS, Manifest
 from msip.pictures import encode_png
-from msip.proposals import read_image
 from msip.shards import add_tar_member, end_tar, tar_key
+from msip.storage import decode_image, stored_bytes
 
 CropFormat = Literal["folder", "webdataset", "coco"]
 
@@ -261,12 +261,11 @@ def _read_image(part: Part, manifest: Manifest, row: int) -> NDArray[np.uint8]:
     columns = ("channels", "width", "height", "sha256")
     channels, width, height, sha256 = (manifest.table.column(name)[row].as_py() for name in columns)
     path = manifest.path(row)
-    image = read_image(path, 1 if part.recipe.mode == "training" else channels)
     # OpenCV decodes what is left of a file that was cut off, so the size alone tells nothing.
-    if image is None or image.shape[:2] != (height, width) or sha256_file(path) != sha256:
-        raise ManifestError(
-            f"{path} is gone or is not what the manifest says; delete it and run the build again to restore it."
-        )
+    data = np.frombuffer(stored_bytes(path, sha256), np.uint8)
+    image = decode_image(data, 1 if part.recipe.mode == "training" else channels)
+    if image is None or image.shape[:2] != (height, width):
+        raise ManifestError(f"{path} cannot be decoded as the manifest says; delete it and run the build again.")
     return image
 
 

@@ -23,10 +23,10 @@ from msip.inspection.appearance import FIELDS, decorate
 from msip.inspection.documents import DocumentWriter
 from msip.inspection.draws import DRAWN_FROM, Draw, draw_crops
 from msip.inspection.previews import make_previews
-from msip.inspection.rows import FORMAT, Rows, dataset_name, flag_name, spread
+from msip.inspection.rows import FORMAT, Rows, dataset_name, spread
 from msip.inspection.tags import patch_tags
 from msip.inspection.views import View, make_views
-from msip.manifest import Manifest
+from msip.manifest import Manifest, flag_name
 
 INFO = "msip"
 """Key of what we note in ``dataset.info``."""

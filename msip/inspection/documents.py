@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from msip.inspection.rows import DIGESTED_NUMBERS, DIGESTED_TEXT, Boxes, Rows, flag_name, size_class
+from msip.inspection.rows import DIGESTED_NUMBERS, DIGESTED_TEXT, Boxes, Rows, size_class
+from msip.manifest import flag_name
 
 _MIME_TYPES = {".jpg": "image/jpeg", ".bmp": "image/bmp"}
 _SIZES = ("width", "height", "channels")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from msip.errors import ManifestError
 from msip.files import sha256_bytes
-from msip.manifest import MANIFEST_NAME, ROI_FIELDS, Manifest
+from msip.manifest import MANIFEST_NAME, ROI_FIELDS, Manifest, flag_name
 
 FORMAT = 2
 """Part of every digest: another way of writing documents updates every sample."""
@@ -51,11 +51,6 @@ def dataset_name(out: Path) -> str:
     resolved = out.resolve()
     words = re.sub(r"[^A-Za-z0-9]+", "-", resolved.name).strip("-") or "msip"
     return f"{words}-{sha256_bytes(str(resolved).encode())[:8]}"
-
-
-def flag_name(flag: str) -> str:
-    """``duplicate_of:llvip/010001`` to ``duplicate_of``: what can be a tag."""
-    return flag.split(":", 1)[0]
 
 
 def spread(total: int, most: int | None) -> NDArray[np.int64]:

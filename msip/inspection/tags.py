@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from msip.errors import InspectionError
-from msip.inspection.rows import dataset_name, flag_name, sample_id
-from msip.manifest import Manifest
+from msip.inspection.rows import dataset_name, sample_id
+from msip.manifest import Manifest, flag_name
 
 PATCH_PREFIXES = {"rois": "roi_", "crops": "crop_"}
 """A tag on a RoI or on a training crop becomes a flag of its image under this prefix."""

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from msip.curation.appearance import HISTOGRAM_BINS
 from msip.curation.curate import CURATION_NAME
-from msip.curation.flags import flag_name
 from msip.errors import ManifestError
-from msip.manifest import MANIFEST_NAME, Manifest
+from msip.manifest import MANIFEST_NAME, Manifest, flag_name
 
 REFERENCE_MEAN, REFERENCE_STD = 0.3801, 0.1871
 """What the reference code normalises with, 0 to 1; how it was computed was never published."""

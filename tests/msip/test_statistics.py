@@ -18,9 +18,8 @@ from scipy.stats import entropy
 
 from msip import Manifest, build
 from msip.curation.curate import curate
-from msip.curation.flags import flag_name
 from msip.errors import ManifestError
-from msip.manifest import SCHEMA
+from msip.manifest import SCHEMA, flag_name
 from msip.statistics import stats
 
 FACTS = Path(__file__).parents[2] / "data_manifests"

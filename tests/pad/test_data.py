@@ -16,8 +16,7 @@ from msip.curation.measure import read_pixels
 from msip.errors import ManifestError
 from msip.manifest import Manifest
 from msip.process import peak_grey
-from msip.proposals import read_image
-from msip.storage import read_grey
+from msip.storage import read_grey, read_image
 from pad.data import (
     EpochSampler,
     ImageIndex,

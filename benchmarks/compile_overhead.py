@@ -16,12 +16,12 @@ import timm
 import torch
 from limits import machine
 
-from pad.adapters import attach_adapters
-from pad.blocks import BlockCalls
+from pad.adapters.attach import attach_adapters
 from pad.methods import MAE
-from pad.paradigms import apply_paradigm
-from pad.parallel import Alone
-from pad.step import Step, make_optimizer
+from pad.training.blocks import BlockCalls
+from pad.training.paradigms import apply_paradigm
+from pad.training.parallel import Alone
+from pad.training.step import Step, make_optimizer
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ tars and from decoded pixels (`raw`), after our step and the reference's in turn
 `msip build`; without --data the real samples in MSIP_REALDATA are built. Few images are repeated under new names until
 an epoch is as long as the run, and the first line says so: then they come from memory, not from the disk.
 
-Every row is a true run of `pad.pretrain`, its first log window left out (start, compilation):
+Every row is a true run of `pad.training.pretrain`, its first log window left out (start, compilation):
 
   images/s   of the whole, and data wait: the share of it that the loop waited for images
   reading    images/s of the same reading processes when nothing trains: the floor of decoding, cropping and memory
@@ -36,11 +36,14 @@ from msip import build
 from msip.crops import RoiCrop
 from msip.manifest import Manifest
 from msip.shards import shard
-from pad.config import PretrainConfig, default_workers, read_run
-from pad.data import EpochSampler, ImageIndex, PretrainDataset, make_loader, open_data, start_reading, write_index
+from pad.config.plan import default_workers
+from pad.config.pretraining import PretrainConfig, read_run
+from pad.data.dataset import PretrainDataset
+from pad.data.index import ImageIndex, open_data, write_index
+from pad.data.loader import EpochSampler, make_loader, start_reading
 from pad.methods.patches import NoiseSampler
-from pad.monitor import read_metrics
-from pad.pretrain import pretrain
+from pad.monitoring.monitor import read_metrics
+from pad.training.pretrain import pretrain
 
 MODELS = {
     "cuda": ["vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"],

@@ -7,9 +7,9 @@ import platform
 import timm
 import torch
 
-from pad.adapters import attach_adapters
+from pad.adapters.attach import attach_adapters
 from pad.methods import IBOT
-from pad.paradigms import apply_paradigm
+from pad.training.paradigms import apply_paradigm
 
 
 def teacher_bytes(method: IBOT) -> int:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pad.evaluation.cells import Cell
-from pad.evaluation.evidence import Hits
-from pad.evaluation.statistics import difference, resample
+from pad.evaluation.comparison.cells import Cell
+from pad.evaluation.comparison.intervals import difference, resample
+from pad.evaluation.tasks.evidence import Hits
 
 IMAGES, TRIALS, RESAMPLES = 300, 400, 150
 

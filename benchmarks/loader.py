@@ -40,7 +40,9 @@ from msip.crops import RoiCrop
 from msip.manifest import Manifest
 from msip.resize import resize, warm_up
 from msip.shards import shard
-from pad.data import INFRARED_MEAN, INFRARED_STD, ImageIndex, PretrainDataset, normalise, open_data, write_index
+from pad.data.dataset import PretrainDataset
+from pad.data.grey import INFRARED_MEAN, INFRARED_STD, normalise
+from pad.data.index import ImageIndex, open_data, write_index
 
 GROUPS = {
     "SCUT (324x256 JPEG)": "msip_sources/SCUT FIR Pedestrian Dataset",

@@ -9,7 +9,7 @@ are compared. On a CPU both take one thread by default and its CPU time counts, 
 There the reference is timed in float32 too when ours runs in bf16, because that is what it does: its
 `torch.cuda.amp.autocast` has no effect without a GPU.
 
-`floor` is the time that the model's FLOPs (pad.cost) take at this machine's measured rate of matrix products.
+`floor` is the time that the model's FLOPs (pad.monitoring.cost) take at the measured rate of matrix products here.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import torch
 from limits import machine, matmul_rate, seconds
 from reference_step import ReferenceMAE, ReferenceStep
 
-from pad.adapters import attach_adapters
-from pad.blocks import BlockCalls
-from pad.cost import count_flops
-from pad.data import normalise
+from pad.adapters.attach import attach_adapters
+from pad.data.grey import normalise
 from pad.methods import MAE
-from pad.paradigms import apply_paradigm
-from pad.parallel import Alone
-from pad.step import Step, make_optimizer
+from pad.monitoring.cost import count_flops
+from pad.training.blocks import BlockCalls
+from pad.training.paradigms import apply_paradigm
+from pad.training.parallel import Alone
+from pad.training.step import Step, make_optimizer
 
 LR = 1e-4
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -35,9 +35,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare contestants on tasks over seeds; what is missing is run, pre-training included, what is there is kept."""
-    from pad.evaluation.comparison import Comparing
-    from pad.evaluation.comparison_file import Comparison
-    from pad.evaluation.report import CSV, MARKDOWN, folder_of, run_and_report, table
+    from pad.evaluation.comparison.file import Comparison
+    from pad.evaluation.comparison.run import Comparing
+    from pad.evaluation.comparison.tables import CSV, MARKDOWN, folder_of, run_and_report, table
 
     work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)
     lines = run_and_report(work, only=tuple(task or ()), contestants=tuple(contestant or ()), seeds=tuple(seed or ()))

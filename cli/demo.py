@@ -130,8 +130,8 @@ class Demo:
         return export_crops(self.out / "data", self.out / "crops", mode="training", per_image=1, workers=self.workers)
 
     def _pretrain(self) -> Any:
-        from pad.config import PretrainConfig
-        from pad.pretrain import pretrain
+        from pad.config.pretraining import PretrainConfig
+        from pad.training.pretrain import pretrain
 
         config = PretrainConfig(
             data=self.out / "data",

@@ -81,9 +81,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate weights on a labelled set: mean and deviation over seeds, differences of modes, predictions drawn."""
-    from pad.evaluation.cells import Task
+    from pad.evaluation.comparison.cells import Task
+    from pad.evaluation.comparison.tables import CSV, MARKDOWN, table
     from pad.evaluation.evaluate import evaluate as run
-    from pad.evaluation.report import CSV, MARKDOWN, table
 
     modes = tuple(entry.value for entry in mode or ()) or ("frozen" if task is TaskName.probe else "full",)
     name = data.resolve().name

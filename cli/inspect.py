@@ -93,7 +93,7 @@ def _embed(fiftyone: Any, result: Inspection, out: Path, max_samples: int | None
     from msip.inspection.embeddings import add_embeddings
     from msip.inspection.rows import sample_id
     from msip.manifest import Manifest
-    from pad.features import image_features
+    from pad.inference.features import image_features
 
     manifest = limited(Manifest.read(out, ["image_id", "path"]), max_samples)
     with StageBars(quiet=as_json) as bars:

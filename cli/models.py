@@ -38,7 +38,7 @@ def export_model(
     as_json: Json = False,
 ) -> None:
     """Write what a run learnt for others to load; each export is read back and compared before it is reported."""
-    from pad.export import export_model as export
+    from pad.encoders.export import export_model as export
 
     done = export(run, to, format=output.value)
     _warn_of(run)
@@ -62,7 +62,7 @@ def scale_maps(
     as_json: Json = False,
 ) -> None:
     """Draw the scales that patchwise adapters give each patch, layer by layer, and tabulate their means."""
-    from pad.scale_maps import scale_maps as draw
+    from pad.inference.scale_maps import scale_maps as draw
 
     done = draw(run, images, to, max_maps=max_maps)
     _warn_of(run)

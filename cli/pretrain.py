@@ -1,4 +1,4 @@
-"""``msip pretrain``: options to ``pad.pretrain``; the options and their help are those of ``pad.config``."""
+"""``msip pretrain``: options to ``pad.training.pretrain``; the options and their help are those of ``pad.config``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
-from pad.config import PretrainConfig
+from pad.config.pretraining import PretrainConfig
 
 from .output import print_json, print_table
 
@@ -57,8 +57,8 @@ def pretrain(
     """Pre-train an infrared adapter (or encoder) on a built dataset; can be killed and continued exactly."""
     given = {name: value for name, value in options.items() if value is not None}
     configuration = PretrainConfig.layered(given, config)
-    from pad.pretrain import pretrain as run
-    from pad.processes import Ranks
+    from pad.training.pretrain import pretrain as run
+    from pad.training.processes import Ranks
 
     result = run(configuration)
     if Ranks.from_environment().rank == 0:  # of several processes one speaks
@@ -73,7 +73,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
 ) -> None:
     """Take the step again that stopped a run, and name the layer where it stops being finite."""
-    from pad.replay import replay as take_again
+    from pad.training.replay import replay as take_again
 
     finding = take_again(run, device=device)
     if as_json:

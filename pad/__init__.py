@@ -5,12 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from msip.old_paths import register
+from pad.moved import MOVED
+
 if TYPE_CHECKING:
-    from pad.adapters import PadConfig as PadConfig
-    from pad.adapters import attach_adapters as attach_adapters
-    from pad.adapters import load_adapters as load_adapters
-    from pad.adapters import save_adapters as save_adapters
+    from pad.adapters.attach import PadConfig as PadConfig
+    from pad.adapters.attach import attach_adapters as attach_adapters
+    from pad.adapters.files import load_adapters as load_adapters
+    from pad.adapters.files import save_adapters as save_adapters
     from pad.encoders import load_encoder as load_encoder
+
+register(MOVED)
 
 # torch and timm take seconds to import: only when a name is used
 _HOMES = {

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from msip.curation.near import near_duplicates
 from msip.pipeline import build
-from pad.evaluation.detection_sets import held_out_dates, list_detection
+from pad.evaluation.sets.detection import held_out_dates, list_detection
 
 TILE = 64
 TARGET_MARGIN = 12

@@ -19,9 +19,9 @@ import yaml
 from prepare import Places, prepare
 
 from msip.errors import MsipError
-from pad.evaluation.comparison import Comparing
-from pad.evaluation.comparison_file import Comparison
-from pad.evaluation.report import run_and_report
+from pad.evaluation.comparison.file import Comparison
+from pad.evaluation.comparison.run import Comparing
+from pad.evaluation.comparison.tables import run_and_report
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "docs" / "results"

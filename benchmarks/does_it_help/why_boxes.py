@@ -28,14 +28,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from pad.adapters import blocks_of
-from pad.data import normalise
-from pad.evaluation.data import DetectionData, DetectionItem
-from pad.evaluation.detection import run_detection
-from pad.evaluation.detection_sets import read_detection
-from pad.evaluation.encoder import TaskModel, prepare_encoder
-from pad.evaluation.heads import DetectionModel
-from pad.evaluation.training import DETECTION
+from pad.adapters.attach import blocks_of
+from pad.data.grey import normalise
+from pad.evaluation.sets.base import DetectionData, DetectionItem
+from pad.evaluation.sets.detection import read_detection
+from pad.evaluation.tasks.detection import run_detection
+from pad.evaluation.tasks.encoder import TaskModel, prepare_encoder
+from pad.evaluation.tasks.fitting import DETECTION
+from pad.evaluation.tasks.heads import DetectionModel
 
 RANDOM = "random:vit_tiny_patch16_224"
 PATCH = 16

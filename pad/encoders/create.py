@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters import blocks_of
+from pad.adapters.attach import blocks_of
 from pad.encoders.fit import LoadReport, load_weights
 
 

@@ -11,15 +11,8 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from msip.errors import MsipError, WeightsError
-from pad.adapters import (
-    ADAPTER,
-    ADAPTER_FILE,
-    architecture_of,
-    attach_adapters,
-    detach_adapters,
-    has_adapters,
-    load_adapters,
-)
+from pad.adapters.attach import ADAPTER, attach_adapters, detach_adapters, has_adapters
+from pad.adapters.files import ADAPTER_FILE, architecture_of, load_adapters
 from pad.encoders.layouts import (
     Parts,
     adapter_config,
@@ -28,7 +21,7 @@ from pad.encoders.layouts import (
     take_apart,
 )
 from pad.encoders.stored import adapters_alone, find_weights, stored_config
-from pad.weight_files import State
+from pad.weights.files import State
 
 UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 """Parts of a timm ViT after ``forward_features``: neither loaded from files with care nor trained here."""

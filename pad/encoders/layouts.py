@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from msip.errors import WeightsError
-from pad.adapters import ADAPTER
-from pad.bottleneck import PadConfig, Scale
-from pad.lora import merge_lora
-from pad.weight_files import State
+from pad.adapters.attach import ADAPTER
+from pad.adapters.bottleneck import PadConfig, Scale
+from pad.adapters.lora import merge_lora
+from pad.weights.files import State
 
 ENCODER = "encoder."  # how a pre-training method names its encoder's tensors
 TEACHER = "teacher/"  # and those of a teacher that is its moving average, with slashes for dots

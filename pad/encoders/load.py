@@ -8,12 +8,12 @@ import timm
 from torch import nn
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters import ADAPTER_FILE, load_adapters, read_record
+from pad.adapters.files import ADAPTER_FILE, load_adapters, read_record
 from pad.encoders.create import create_encoder, lasting_init
 from pad.encoders.fit import fit_found, fit_tensors, image_size_of
 from pad.encoders.layouts import depth_of, take_apart
 from pad.encoders.stored import adapters_alone, find_weights, run_of, run_options
-from pad.weight_files import State, read_weights
+from pad.weights.files import State, read_weights
 
 _PLAIN = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from msip.errors import WeightsError
-from pad.adapters import ADAPTER, ADAPTER_FILE, read_record, recorded_config
-from pad.bottleneck import PadConfig
-from pad.checkpoints import FROZEN, MODEL, STATE, list_checkpoints, newest_checkpoint, read_checkpoint
-from pad.config import RESULT, read_run
-from pad.weight_files import State, read_weights
+from pad.adapters.attach import ADAPTER
+from pad.adapters.bottleneck import PadConfig
+from pad.adapters.files import ADAPTER_FILE, read_record, recorded_config
+from pad.config.pretraining import RESULT, read_run
+from pad.weights.checkpoints import FROZEN, MODEL, STATE, list_checkpoints, newest_checkpoint, read_checkpoint
+from pad.weights.files import State, read_weights
 
 ENCODER_FILE = "encoder.safetensors"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # folders of timm and Hugging Face, beside a config.json

@@ -150,3 +150,8 @@ def run_blocks(encoder: nn.Module, tokens: Tokens) -> Tensor:
         else:
             x = block(x, **arguments)
     return model.norm(x)
+
+
+def in_chans(encoder: Any) -> int:
+    """Channels that a timm ViT takes."""
+    return int(encoder.patch_embed.proj.in_channels)

@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 
 from msip.errors import EvaluationError
-from pad.evaluation.cells import OF_RECIPE, Task
-from pad.evaluation.comparison import Comparing
-from pad.evaluation.comparison_file import EACH, Comparison, of_seed
-from pad.evaluation.encoder import MODES, Mode
-from pad.evaluation.report import Line, run_and_report
-from pad.pretrain import tell
+from pad.evaluation.comparison.cells import OF_RECIPE, Task
+from pad.evaluation.comparison.file import EACH, Comparison, of_seed
+from pad.evaluation.comparison.run import Comparing
+from pad.evaluation.comparison.tables import Line, run_and_report
+from pad.evaluation.tasks.encoder import MODES, Mode
+from pad.training.pretrain import tell
 
 
 def evaluate(

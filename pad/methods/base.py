@@ -7,21 +7,15 @@ drawn in the loader by ``sampler()``, from the sample's own generator, so that a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pad.adapters import blocks_of
-from pad.views import MultiCrop
-
-ENCODER = "encoder."  # prefix of the encoder's parameters in a method
-
-InputSampler: TypeAlias = Callable[[np.random.Generator], dict[str, NDArray[Any]]]
-"""Draws what one sample needs besides its image; picklable, because loader workers call it."""
+from pad.adapters.attach import blocks_of
+from pad.data.views import InputSampler, MultiCrop
+from pad.encoders.layouts import ENCODER
 
 
 @dataclass

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from msip.errors import ModelError
-from pad.adapters import ADAPTER, has_adapters
+from pad.adapters.attach import ADAPTER, has_adapters
+from pad.data.views import MultiCrop
 from pad.encoders.fit import UNUSED
-from pad.encoders.layouts import TEACHER
+from pad.encoders.layouts import ENCODER, TEACHER
 from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
-from pad.methods.base import ENCODER, Method, MethodOutput
+from pad.methods.base import Method, MethodOutput
 from pad.methods.patches import initialise_vit
-from pad.views import MultiCrop
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURE = (0.04, 0.07)

@@ -11,11 +11,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters import attach_adapters
-from pad.bottleneck import PadConfig
-from pad.encoders.layouts import Parts, adapter_config, from_pad_reference
+from pad.adapters.attach import attach_adapters
+from pad.adapters.bottleneck import PadConfig
+from pad.encoders.layouts import ENCODER, Parts, adapter_config, from_pad_reference
 from pad.encoders.tokens import check_token_access, grid_size, patch_size
-from pad.methods.base import ENCODER, Method
+from pad.methods.base import Method
 from pad.methods.patches import NoiseSampler, initialise_vit, sincos_pos_embed, xavier
 
 _norm_layer = partial(nn.LayerNorm, eps=1e-6)

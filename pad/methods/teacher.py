@@ -12,12 +12,12 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters import blocks_of
-from pad.data import INFRARED_MEAN, INFRARED_STD
+from pad.adapters.attach import blocks_of
+from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import create_encoder, load_encoder
 from pad.encoders.create import check_name
 from pad.encoders.tokens import check_token_access, embed, grid_size, patch_size, run_blocks
-from pad.weight_files import read_weights
+from pad.weights.files import read_weights
 
 _CLIP = {(768, 16): "vit_base_patch16", (768, 32): "vit_base_patch32", (1024, 14): "vit_large_patch14"}
 

@@ -104,7 +104,7 @@ def test_sources_lists_the_corpus():
 
 
 def test_training_imports_without_fiftyone():
-    code = "import sys; sys.modules['fiftyone'] = None; import pad.pretrain, msip.pipeline"
+    code = "import sys; sys.modules['fiftyone'] = None; import pad.training.pretrain, msip.pipeline"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     light = "import sys, msip; msip.Manifest; assert 'torch' not in sys.modules and 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=True)

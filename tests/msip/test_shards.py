@@ -13,7 +13,7 @@ from msip.errors import ManifestError, MsipError, OutputError
 from msip.shards import Shards, _Target, shard, tar_key
 from msip.storage import read_grey
 from msip.verify import verify
-from pad.data import open_data
+from pad.data.index import open_data
 
 SMALL = 25_000  # bytes: several shards out of a few images
 

@@ -5,8 +5,8 @@ import numpy as np
 import yaml
 from training_runs import make_manifest
 
-from pad.evaluation.comparison import Comparing
-from pad.evaluation.comparison_file import Comparison
+from pad.evaluation.comparison.file import Comparison
+from pad.evaluation.comparison.run import Comparing
 
 SMALL = {"image_size": 32, "steps": 2, "batch_size": 2}
 

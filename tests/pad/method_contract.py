@@ -10,10 +10,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pad.adapters import attach_adapters, has_adapters, load_adapters, save_adapters
-from pad.bottleneck import PadConfig
+from pad.adapters.attach import attach_adapters, has_adapters
+from pad.adapters.bottleneck import PadConfig
+from pad.adapters.files import load_adapters, save_adapters
 from pad.methods import Method
-from pad.paradigms import apply_paradigm, set_scales_frozen
+from pad.training.paradigms import apply_paradigm, set_scales_frozen
 
 SIDE = 32
 NARROW = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}

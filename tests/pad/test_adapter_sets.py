@@ -8,8 +8,14 @@ import torch
 
 from msip.errors import ModelError, WeightsError
 from pad import PadConfig, attach_adapters, load_adapters, save_adapters
-from pad.adapter_sets import AdapterSets
-from pad.adapters import adapter_parameters, adapters_enabled, count_adapter_parameters, detach_adapters, has_adapters
+from pad.adapters.attach import (
+    adapter_parameters,
+    adapters_enabled,
+    count_adapter_parameters,
+    detach_adapters,
+    has_adapters,
+)
+from pad.adapters.sets import AdapterSets
 
 FAMILIES = [  # one of each family that timm has, at two blocks and a small width where the width can be chosen
     ("vit_tiny_patch16_224", 64, {}),

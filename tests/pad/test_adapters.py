@@ -12,7 +12,7 @@ from torch import nn
 
 from msip.errors import ModelError, WeightsError
 from pad import PadConfig, attach_adapters, load_adapters, save_adapters
-from pad.adapters import (
+from pad.adapters.attach import (
     adapter_parameters,
     adapter_state_dict,
     adapters_enabled,

@@ -8,11 +8,11 @@ import pytest
 import timm
 import torch
 
-from pad.adapters import attach_adapters
-from pad.blocks import BlockCalls, block_lists
-from pad.bottleneck import PadConfig
+from pad.adapters.attach import attach_adapters
+from pad.adapters.bottleneck import PadConfig
 from pad.methods import MAE
-from pad.paradigms import apply_paradigm
+from pad.training.blocks import BlockCalls, block_lists
+from pad.training.paradigms import apply_paradigm
 
 
 def method() -> MAE:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from msip.errors import OutputError, RunError
-from pad import weight_files
-from pad.checkpoints import (
+from pad.training.step import make_optimizer
+from pad.weights import files as weight_files
+from pad.weights.checkpoints import (
     list_checkpoints,
     newest_checkpoint,
     optimizer_tensors,
@@ -19,7 +20,6 @@ from pad.checkpoints import (
     split_state,
     write_frozen,
 )
-from pad.step import make_optimizer
 
 
 class Toy(nn.Module):

@@ -14,13 +14,13 @@ from msip_cli.main import app
 from typer.testing import CliRunner
 
 from msip.errors import EvaluationError, MsipError
-from pad.evaluation.cells import Contestant, Task, run_cell, weights_digest
-from pad.evaluation.comparison import Comparing
-from pad.evaluation.comparison_file import Comparison
-from pad.evaluation.leaks import find_leaks
-from pad.evaluation.report import lines_of, write_report
-from pad.evaluation.statistics import interval, resample
-from pad.export import export_model
+from pad.encoders.export import export_model
+from pad.evaluation.comparison.cells import Contestant, Task, run_cell, weights_digest
+from pad.evaluation.comparison.file import Comparison
+from pad.evaluation.comparison.intervals import interval, resample
+from pad.evaluation.comparison.leaks import find_leaks
+from pad.evaluation.comparison.run import Comparing
+from pad.evaluation.comparison.tables import lines_of, write_report
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from msip.errors import EvaluationError, MsipError, RunError
 from msip.files import sha256_file
-from pad.evaluation.cells import Task
-from pad.evaluation.comparison_file import Comparison
+from pad.evaluation.comparison.cells import Task
+from pad.evaluation.comparison.file import Comparison
+from pad.evaluation.comparison.tables import write_report
 from pad.evaluation.evaluate import evaluate
-from pad.evaluation.report import write_report
 
 
 @pytest.mark.parametrize(

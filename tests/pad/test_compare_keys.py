@@ -10,7 +10,7 @@ from comparisons import ONE_TASK, ONLY_NONE, toy
 from safetensors.torch import save_file
 
 from msip.errors import EvaluationError
-from pad.evaluation.cells import weights_digest
+from pad.evaluation.comparison.cells import weights_digest
 
 
 def test_weights_that_are_a_name_are_known_by_it(tmp_path):

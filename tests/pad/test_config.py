@@ -5,7 +5,8 @@ import yaml
 from training_runs import config, make_manifest, train
 
 from msip.errors import ManifestError, ModelError, MsipError, RunError
-from pad.config import PretrainConfig, make_plan, read_run
+from pad.config.plan import make_plan
+from pad.config.pretraining import PretrainConfig, read_run
 
 
 def plan(images=178_756, device="cuda", world=1, **options):

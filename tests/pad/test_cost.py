@@ -7,12 +7,12 @@ import torch
 from method_contract import backbone
 from training_runs import config, make_manifest, quiet
 
-from pad.config import read_run
-from pad.cost import TERA, Estimate, Speed, count_flops, duration, peak_tflops
+from pad.config.pretraining import read_run
 from pad.methods import MAE, SimMIM
-from pad.monitor import read_metrics
-from pad.paradigms import apply_paradigm
-from pad.pretrain import pretrain
+from pad.monitoring.cost import TERA, Estimate, Speed, count_flops, duration, peak_tflops
+from pad.monitoring.monitor import read_metrics
+from pad.training.paradigms import apply_paradigm
+from pad.training.pretrain import pretrain
 
 WIDTH, DOWN, PATCHES, PIXELS = 32, 8, 16, 8 * 8 * 3  # of the contract's plain ViT: 32 px, patches of 8
 

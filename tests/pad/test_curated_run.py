@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from msip import Manifest
 from msip.shards import Shards
-from pad.data import ImageIndex
+from pad.data.index import ImageIndex
 
 SMALL = [*("--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "4", "--workers", "0")]
 SMALL += ["--decoder-embed-dim", "32", "--decoder-depth", "1", "--decoder-num-heads", "2", "--device", "cpu"]

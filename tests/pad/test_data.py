@@ -17,17 +17,10 @@ from msip.errors import ManifestError
 from msip.manifest import Manifest
 from msip.process import peak_grey
 from msip.storage import read_grey, read_image
-from pad.data import (
-    EpochSampler,
-    ImageIndex,
-    PretrainDataset,
-    denormalise,
-    epoch_order,
-    make_loader,
-    normalise,
-    start_reading,
-    write_index,
-)
+from pad.data.dataset import PretrainDataset
+from pad.data.grey import denormalise, normalise
+from pad.data.index import ImageIndex, write_index
+from pad.data.loader import EpochSampler, epoch_order, make_loader, start_reading
 from pad.methods.patches import NoiseSampler
 
 SIZE = 32

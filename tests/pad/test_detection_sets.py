@@ -7,7 +7,7 @@ import pytest
 from evaluation_trees import WIDTH, coco, lines, picture, write, yolo
 
 from msip.errors import EvaluationError
-from pad.evaluation.detection_sets import read_detection
+from pad.evaluation.sets.detection import read_detection
 
 
 def test_flir_keeps_three_categories_and_any_image_ids(tmp_path):

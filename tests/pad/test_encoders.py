@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from msip.errors import ModelError, MsipError, WeightsError
 from pad import PadConfig, attach_adapters, load_encoder, save_adapters
-from pad.adapters import adapter_parameters, has_adapters, trunk_state_dict
+from pad.adapters.attach import adapter_parameters, has_adapters, trunk_state_dict
 from pad.encoders import create_encoder, load_weights
 from pad.encoders.layouts import to_pad_reference
 from pad.methods import MAE

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from pad.evaluation.data import IGNORED, DetectionItem
-from pad.evaluation.evidence import Areas, Hits, Matches, coco_scores, evidence_from_json
+from pad.evaluation.sets.base import IGNORED, DetectionItem
+from pad.evaluation.tasks.evidence import Areas, Hits, Matches, coco_scores, evidence_from_json
 
 CLASSES = ("background", "person", "car")
 

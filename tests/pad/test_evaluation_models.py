@@ -11,15 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from torchvision.models.detection.image_list import ImageList
 
 from msip.errors import EvaluationError
-from pad.evaluation.augment import detection_view, fitted_scale, segmentation_view, window_starts
-from pad.evaluation.data import IGNORED, DetectionItem, SegmentationItem
-from pad.evaluation.detection import find
-from pad.evaluation.drawing import draw_detections, palette
-from pad.evaluation.encoder import MODES, prepare_encoder
-from pad.evaluation.heads import DetectionModel, SegmentationModel
-from pad.evaluation.probe import NEIGHBOURS, TEMPERATURE, _fitted, nearest, patch_shares
-from pad.evaluation.segmentation import predict, slide
-from pad.evaluation.training import SEGMENTATION, fit
+from pad.evaluation.sets.base import IGNORED, DetectionItem, SegmentationItem
+from pad.evaluation.tasks.augment import detection_view, fitted_scale, segmentation_view, window_starts
+from pad.evaluation.tasks.detection import find
+from pad.evaluation.tasks.drawing import draw_detections, palette
+from pad.evaluation.tasks.encoder import MODES, prepare_encoder
+from pad.evaluation.tasks.fitting import SEGMENTATION, fit
+from pad.evaluation.tasks.heads import DetectionModel, SegmentationModel
+from pad.evaluation.tasks.probe import NEIGHBOURS, TEMPERATURE, _fitted, nearest, patch_shares
+from pad.evaluation.tasks.segmentation import predict, slide
 
 
 def square(left, top, width, height, shape=(60, 80)):
@@ -244,7 +244,7 @@ def test_drawn_predictions_say_which_colour_is_which_class():
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
-from pad.evaluation.cells import Task
+from pad.evaluation.comparison.cells import Task
 from pad.evaluation.evaluate import evaluate
 data, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 steps = {} if kind == "probe" else {"steps": 2, "batch_size": 2}

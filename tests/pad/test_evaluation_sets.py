@@ -6,11 +6,11 @@ import pytest
 from evaluation_trees import lines, pair, picture, plain, soda, write, yolo
 
 from msip.errors import EvaluationError
-from pad.evaluation.cells import Task
-from pad.evaluation.data import share
-from pad.evaluation.detection_sets import read_detection
-from pad.evaluation.probe_sets import read_probe
-from pad.evaluation.segmentation_sets import read_segmentation
+from pad.evaluation.comparison.cells import Task
+from pad.evaluation.sets.base import share
+from pad.evaluation.sets.detection import read_detection
+from pad.evaluation.sets.probe import read_probe
+from pad.evaluation.sets.segmentation import read_segmentation
 
 
 def test_labels_csv_of_real_images_and_shares(realdata):

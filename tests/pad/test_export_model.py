@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from cli.main import app
 from msip.errors import ModelError, WeightsError
 from pad import PadConfig, attach_adapters, load_adapters, load_encoder
-from pad.adapters import adapter_parameters, detach_adapters, has_adapters, save_adapters, trunk_state_dict
+from pad.adapters.attach import adapter_parameters, detach_adapters, has_adapters, trunk_state_dict
+from pad.adapters.files import save_adapters
+from pad.encoders.export import export_model
 from pad.encoders.fit import size_text
 from pad.encoders.layouts import from_pad_reference
-from pad.export import export_model
 from pad.methods import MAE
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

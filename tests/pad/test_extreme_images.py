@@ -14,7 +14,8 @@ from msip.crops import RoiCrop
 from msip.export import export_crops
 from msip.shards import shard
 from msip.verify import verify
-from pad.data import ImageIndex, PretrainDataset, open_data, write_index
+from pad.data.dataset import PretrainDataset
+from pad.data.index import ImageIndex, open_data, write_index
 
 SHAPES = {"flat": (120, 160), "line": (1, 300), "one": (1, 1), "solar": (40, 24)}
 

@@ -1,4 +1,4 @@
-"""``pad.features``: the mean patch token of every image, by a model whose tokens are known."""
+"""``pad.inference.features``: the mean patch token of every image, by a model whose tokens are known."""
 
 import cv2
 import numpy as np
@@ -10,9 +10,9 @@ from torch import nn
 from msip import Manifest, build
 from msip.inspection.dataset import limited
 from msip.resize import resize
-from pad import features
-from pad.data import INFRARED_MEAN, INFRARED_STD
-from pad.features import image_features
+from pad.data.grey import INFRARED_MEAN, INFRARED_STD
+from pad.inference import features
+from pad.inference.features import image_features
 
 SIDE, PATCH, WIDTH = 32, 8, 16
 

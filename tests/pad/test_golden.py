@@ -5,9 +5,9 @@ import timm
 import torch
 from golden_numbers import FILES, differences
 
-from pad.adapters import PadConfig, adapters_enabled, attach_adapters, count_adapter_parameters, detach_adapters
+from pad.adapters.attach import PadConfig, adapters_enabled, attach_adapters, count_adapter_parameters, detach_adapters
 from pad.methods import MAE
-from pad.paradigms import apply_paradigm, scales_frozen_at
+from pad.training.paradigms import apply_paradigm, scales_frozen_at
 
 
 @pytest.mark.parametrize(("name", "gradients"), [(FILES[0], 21), (FILES[1], 12), (FILES[2], 21)])

@@ -8,7 +8,7 @@ import torch
 from test_trainer import trainer_of
 from training_runs import config, make_manifest
 
-from pad.data import normalise
+from pad.data.grey import normalise
 from pad.encoders.tokens import embed
 
 
@@ -62,10 +62,10 @@ def test_the_training_step_takes_it_and_learns_the_same(tmp_path, monkeypatch, p
     """With the patch embedding frozen and trained: moments after a step equal those with channels copied out."""
     data = make_manifest(tmp_path / "data").root
     channels, moments = Channels(monkeypatch), []
-    monkeypatch.setattr("pad.trainer.Watch.health", lambda self, method: {})  # calls timm's own forward
+    monkeypatch.setattr("pad.training.trainer.Watch.health", lambda self, method: {})  # calls timm's own forward
     for name in ("grey", "copied"):
         if name == "copied":
-            monkeypatch.setattr("pad.data.normalise", lambda image, chans: normalise(image, chans).contiguous())
+            monkeypatch.setattr("pad.data.grey.normalise", lambda image, chans: normalise(image, chans).contiguous())
         channels.seen.clear()
         trainer = trainer_of(config(data, tmp_path / name, max_steps=1, paradigm=paradigm))
         trainer.run()

@@ -3,8 +3,8 @@ import torch
 from training_runs import config, make_manifest, train
 
 from msip.errors import RunError
-from pad.health import COLLAPSED, feature_std, measure, rankme
-from pad.monitor import read_metrics
+from pad.monitoring.health import COLLAPSED, feature_std, measure, rankme
+from pad.monitoring.monitor import read_metrics
 
 
 def test_rank_and_spread_tell_a_collapse():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pad.evaluation.cells import Cell
-from pad.evaluation.evidence import Hits
-from pad.evaluation.statistics import difference, interval, resample
+from pad.evaluation.comparison.cells import Cell
+from pad.evaluation.comparison.intervals import difference, interval, resample
+from pad.evaluation.tasks.evidence import Hits
 
 
 def test_the_interval_of_seeds_is_students_and_grows_with_that_of_the_images():

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from msip.errors import WeightsError
 from pad import load_encoder
 from pad.encoders import create_encoder, load_weights
-from pad.method_building import build_method
 from pad.methods import MAE
-from pad.pretrain import pretrain
+from pad.training.building import build_method
+from pad.training.pretrain import pretrain
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,9 @@ from training_runs import make_manifest
 
 from msip.crops import RoiCrop
 from msip.manifest import Manifest
-from pad.data import EpochSampler, ImageIndex, PretrainDataset, make_loader, start_reading, write_index
+from pad.data.dataset import PretrainDataset
+from pad.data.index import ImageIndex, write_index
+from pad.data.loader import EpochSampler, make_loader, start_reading
 
 ROWS = 1_800_000
 ROIS = 2

@@ -9,8 +9,8 @@ import timm
 import torch
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters import attach_adapters
-from pad.bottleneck import PadConfig
+from pad.adapters.attach import attach_adapters
+from pad.adapters.bottleneck import PadConfig
 from pad.encoders.tokens import embed, run_blocks
 from pad.methods import MAE
 from pad.methods.patches import sincos_pos_embed

@@ -8,8 +8,9 @@ from test_trainer import trainer_of
 from training_runs import config, make_manifest, train
 
 from msip.errors import RunError
-from pad.config import PretrainConfig, batch_sizes, make_plan
-from pad.memory import find_batch_size, largest_fitting
+from pad.config.plan import batch_sizes, make_plan
+from pad.config.pretraining import PretrainConfig
+from pad.training.memory import find_batch_size, largest_fitting
 
 
 @pytest.fixture(scope="module")

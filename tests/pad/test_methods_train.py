@@ -12,9 +12,9 @@ from training_runs import config, fingerprint, losses, make_manifest, stopped_af
 
 from msip.crops import RoiCrop
 from msip.errors import RunError
+from pad.data.views import MultiCrop, block_mask, grown
 from pad.encoders import load_encoder
-from pad.export import export_model
-from pad.views import MultiCrop, block_mask, grown
+from pad.encoders.export import export_model
 
 METHODS = {
     "mae": {},
@@ -145,7 +145,7 @@ def test_block_masks_hide_what_is_asked():
 
 
 def test_health_of_the_features_is_measured(data, tmp_path):
-    from pad.monitor import read_metrics
+    from pad.monitoring.monitor import read_metrics
 
     train(config(data, tmp_path / "run", epochs=2))
     lines = read_metrics(tmp_path / "run")

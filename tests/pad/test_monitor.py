@@ -2,14 +2,14 @@
 
 import pytest
 
-from pad.monitor import Clock
+from pad.monitoring.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock whose time is set by hand: (the clock, how to let seconds pass)."""
     now = [100.0]
-    monkeypatch.setattr("pad.monitor.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pad.monitoring.monitor.time.perf_counter", lambda: now[0])
 
     def passes(seconds):
         now[0] += seconds

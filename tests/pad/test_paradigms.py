@@ -9,11 +9,11 @@ import torch
 
 from msip.errors import ModelError, RunError
 from pad import load_encoder
-from pad.adapters import attach_adapters
-from pad.bottleneck import PadConfig
-from pad.lora import has_lora, merge_lora
+from pad.adapters.attach import attach_adapters
+from pad.adapters.bottleneck import PadConfig
+from pad.adapters.lora import has_lora, merge_lora
 from pad.methods import IBOT, MAE, SimMIM
-from pad.paradigms import apply_paradigm, prepare_encoder, scales_frozen_at, set_scales_frozen
+from pad.training.paradigms import apply_paradigm, prepare_encoder, scales_frozen_at, set_scales_frozen
 
 DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
 

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from training_runs import config, fingerprint, losses, make_manifest, train
 
-import pad.method_building
+import pad.training.building
 from msip.errors import RunError
-from pad.bottleneck import PadConfig
-from pad.data import epoch_order
-from pad.monitor import Monitor
+from pad.adapters.bottleneck import PadConfig
+from pad.data.loader import epoch_order
+from pad.monitoring.monitor import Monitor
 
 NO_DROPOUT = partial(PadConfig, dropout=0.0)
 
@@ -56,7 +56,7 @@ def fifty(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     options = {"max_steps": 50, "log_every": 1, "blr": 1e-2, "scale_freeze": 0.5}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pad.method_building, "PadConfig", NO_DROPOUT)
+        patch.setattr(pad.training.building, "PadConfig", NO_DROPOUT)
         train(config(data, folder / "one", **options))
         for way in ("ddp", "fsdp"):
             run = config(data, folder / way, batch_size=4, parallel=way, **options)
@@ -100,7 +100,7 @@ def test_one_signalled_process_stops_both_and_they_continue_exactly(data, tmp_pa
     options = {"epochs": 4, "batch_size": 4, "parallel": way, "log_every": 5}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert on_two(lambda rank: train(config(data, whole, **options))) == [0, 0]
-    from pad.trainer import Trainer
+    from pad.training.trainer import Trainer
 
     step = Trainer._optimizer_step
 
@@ -144,7 +144,7 @@ def test_images_that_only_the_second_process_cannot_read_are_named_and_counted(t
 
 @pytest.mark.slow
 def test_shards_continue_on_one_process(fifty, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pad.method_building, "PadConfig", NO_DROPOUT)
+    monkeypatch.setattr(pad.training.building, "PadConfig", NO_DROPOUT)
     options = {"max_steps": 50, "log_every": 1, "blr": 1e-2, "scale_freeze": 0.5, "save_every": 20}
     advance = Monitor.advance
     monkeypatch.setattr(Monitor, "advance", lambda self: (advance(self), self._bar.n == 30 and _interrupt())[0])
@@ -166,7 +166,7 @@ def test_only_what_trains_travels_and_once_a_step(data, tmp_path, monkeypatch):
     """Bytes of all gradient buckets of DDP, counted by a communication hook."""
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-    import pad.parallel
+    import pad.training.parallel
 
     class Counting(torch.nn.parallel.DistributedDataParallel):
         def __init__(self, *args, **kwargs):
@@ -179,8 +179,10 @@ def test_only_what_trains_travels_and_once_a_step(data, tmp_path, monkeypatch):
                 file.write(f"{bucket.buffer().nbytes}\n")
         return default_hooks.allreduce_hook(None, bucket)
 
-    monkeypatch.setattr(pad.parallel, "DistributedDataParallel", Counting)
-    monkeypatch.setattr("pad.trainer.Trainer._rehearse", lambda self, batches: (self._set_scales(), batches)[1])
+    monkeypatch.setattr(pad.training.parallel, "DistributedDataParallel", Counting)
+    monkeypatch.setattr(
+        "pad.training.trainer.Trainer._rehearse", lambda self, batches: (self._set_scales(), batches)[1]
+    )
     run = config(data, tmp_path / "run", max_steps=3, batch_size=2, accumulate=2, scale_freeze=1.0)
     assert on_two(lambda rank: train(run)) == [0, 0]
     trained = 0

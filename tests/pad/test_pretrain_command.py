@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from msip.errors import RunError
-from pad.config import PretrainConfig
+from pad.config.pretraining import PretrainConfig
 
 SMALL = [*("--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "8", "--workers", "0")]
 SMALL += ["--decoder-embed-dim", "32", "--decoder-depth", "1", "--decoder-num-heads", "2", "--device", "cpu"]

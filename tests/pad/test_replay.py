@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from msip.errors import RunError
-from pad.bottleneck import Adapter
-from pad.config import PretrainConfig, read_run
-from pad.non_finite import Finding, StepFacts, _passes, _watched_pass, advice
-from pad.parallel import Alone
-from pad.replay import replay
-from pad.step import Step
+from pad.adapters.bottleneck import Adapter
+from pad.config.pretraining import PretrainConfig, read_run
+from pad.training.non_finite import Finding, StepFacts, _passes, _watched_pass, advice
+from pad.training.parallel import Alone
+from pad.training.replay import replay
+from pad.training.step import Step
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import yaml
 from training_runs import config, make_manifest, quiet, train
 
 from msip.errors import RunError
-from pad.charts import Scale, line_chart, thinned
-from pad.monitor import read_metrics
-from pad.pretrain import pretrain
-from pad.report import charts, collapse, layers, tables, tiles, totals, write_report
+from pad.monitoring.charts import Scale, line_chart, thinned
+from pad.monitoring.monitor import read_metrics
+from pad.monitoring.report import charts, collapse, layers, tables, tiles, totals, write_report
+from pad.training.pretrain import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_spikes_survive_thinning():
 
 
 def test_a_diverged_run_leaves_its_page(tmp_path, monkeypatch):
-    from pad.trainer import Trainer
+    from pad.training.trainer import Trainer
 
     data = make_manifest(tmp_path / "data").root
 

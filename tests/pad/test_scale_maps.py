@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from pad import PadConfig, attach_adapters
-from pad.scale_maps import draw, scale_maps
+from pad.inference.scale_maps import draw, scale_maps
 
 
 @pytest.fixture

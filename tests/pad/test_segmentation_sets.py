@@ -5,8 +5,8 @@ import pytest
 from evaluation_trees import HEIGHT, WIDTH, lines, pair, picture, plain, soda, write
 
 from msip.errors import EvaluationError
-from pad.evaluation.data import IGNORED
-from pad.evaluation.segmentation_sets import MFNET, SCUT_SEG, SODA, read_segmentation
+from pad.evaluation.sets.base import IGNORED
+from pad.evaluation.sets.segmentation import MFNET, SCUT_SEG, SODA, read_segmentation
 
 
 def test_soda_leaves_copies_out(tmp_path):

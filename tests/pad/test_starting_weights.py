@@ -9,10 +9,10 @@ from training_runs import config, fingerprint, make_manifest, quiet, stopped_aft
 
 from msip.errors import RunError
 from pad import PadConfig, load_encoder
-from pad.adapters import config_of, count_adapter_parameters
-from pad.config import PretrainConfig
-from pad.export import export_model
-from pad.pretrain import pretrain
+from pad.adapters.attach import config_of, count_adapter_parameters
+from pad.config.pretraining import PretrainConfig
+from pad.encoders.export import export_model
+from pad.training.pretrain import pretrain
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from timm.models import _registry
 from training_runs import config, make_manifest, train
 
 from msip.errors import ModelError, WeightsError
-from pad.data import INFRARED_MEAN, INFRARED_STD
-from pad.export import export_model
+from pad.data.grey import INFRARED_MEAN, INFRARED_STD
+from pad.encoders.export import export_model
 from pad.methods.teacher import load_teacher
 
 CLIP, PLAIN = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", "test_vit.r160_in1k"

@@ -11,7 +11,8 @@ from msip.errors import MsipError
 from msip.files import sha256_bytes
 from msip.manifest import SCHEMA, Manifest
 from msip.shards import shard
-from pad.data import ImageIndex, PretrainDataset, open_data, write_index
+from pad.data.dataset import PretrainDataset
+from pad.data.index import ImageIndex, open_data, write_index
 
 
 @pytest.fixture(scope="module")

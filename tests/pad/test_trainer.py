@@ -31,12 +31,12 @@ from training_runs import (
 
 from msip.errors import OutputError, RunError
 from msip.files import make_output_folder
-from pad.adapters import adapter_state_dict, scale_predictors
-from pad.monitor import Monitor
-from pad.pretrain import _claim, assemble
-from pad.processes import Ranks
-from pad.step import Step, lr_at
-from pad.trainer import Trainer
+from pad.adapters.attach import adapter_state_dict, scale_predictors
+from pad.monitoring.monitor import Monitor
+from pad.training.pretrain import _claim, assemble
+from pad.training.processes import Ranks
+from pad.training.step import Step, lr_at
+from pad.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -242,7 +242,7 @@ def test_panels_show_the_same_images_and_masks_throughout(uninterrupted):
 
 
 def test_panel_input_looks_like_the_image(data, tmp_path):
-    from pad.monitor import Panels
+    from pad.monitoring.panels import Panels
 
     trainer = trainer_of(config(data, tmp_path / "run"))
     panels = Panels(trainer.dataset, 3)
@@ -254,7 +254,7 @@ def test_panel_input_looks_like_the_image(data, tmp_path):
 def test_finished_run_says_so_and_does_nothing(data, uninterrupted):
     said = []
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
-    from pad.pretrain import pretrain
+    from pad.training.pretrain import pretrain
 
     result = pretrain(config(data, uninterrupted, epochs=5, resume="auto"), say=said.append)
     assert result.status == "already finished" and result.steps == 15 and math.isfinite(result.final_loss)

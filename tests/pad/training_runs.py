@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from msip.manifest import SCHEMA, Manifest
-from pad.config import PretrainConfig
-from pad.monitor import Monitor
-from pad.pretrain import PretrainResult, pretrain
+from pad.config.pretraining import PretrainConfig
+from pad.monitoring.monitor import Monitor
+from pad.training.pretrain import PretrainResult, pretrain
 
 # small tensors; and a forked child must not wait for its parent's threads
 torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Downstream tasks: heads, fine-tuning, evidence by test image, scores, drawings."""

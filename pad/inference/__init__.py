@@ -1,0 +1,1 @@
+"""Uses of a trained encoder: features of images, maps of the patchwise scales."""

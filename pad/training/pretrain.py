@@ -1,0 +1,299 @@
+"""Configuration to run folder: assemble data, encoder, method and optimizer, train, and write what others load.
+
+RUN/
+  run.yaml                resolved options, versions, data, parameter counts
+  metrics.jsonl           one line every few steps
+  tensorboard/  panels/  loss.png  report.html
+  checkpoints/            see pad.weights.checkpoints
+  .lock                   held by the process that trains
+  adapter.safetensors     at the end; encoder.safetensors where the trunk trained
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from msip.crops import RoiCrop
+from msip.errors import RunError
+from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_json
+from msip.manifest import unmatched_flags
+from pad.adapters.attach import has_adapters
+from pad.adapters.files import save_adapters
+from pad.adapters.lora import merge_lora
+from pad.config.plan import Plan, batch_sizes, default_workers, make_plan
+from pad.config.pretraining import RESULT, PretrainConfig
+from pad.data.dataset import PretrainDataset
+from pad.data.grey import to_device
+from pad.data.index import ImageIndex, open_data, write_index
+from pad.encoders.create import lasting_init
+from pad.encoders.fit import size_text
+from pad.encoders.layouts import averaged
+from pad.encoders.tokens import in_chans
+from pad.machine import pick_device, uses_bf16
+from pad.methods import Method
+from pad.monitoring.cost import count_flops
+from pad.monitoring.monitor import plot_loss, read_metrics
+from pad.monitoring.report import REPORT, write_report
+from pad.training.building import as_built, build_method, init_of
+from pad.training.memory import Trial, find_batch_size
+from pad.training.paradigms import apply_paradigm
+from pad.training.processes import Ranks, process_group
+from pad.training.resume import find_start, free_options, refuse_other_step
+from pad.training.run_file import INDEX, count_parameters, describe_data, write_run
+from pad.training.step import make_optimizer
+from pad.training.trainer import Trainer
+from pad.weights.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
+from pad.weights.files import save_tensors
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a call of ``pretrain`` did.
+
+    Attributes:
+        run: the run's folder.
+        status: ``finished``, ``stopped`` (by a signal; continue with ``--resume auto``), or ``already finished``.
+        signal: that stopped it, else 0.
+        steps: optimizer steps done, of ``total_steps``.
+        final_loss: mean loss of the last logged steps; ``None`` if the run was stopped before its first log line.
+        images_per_s: mean over this call's steps.
+        seconds: of this call.
+        lr: peak learning rate.
+        adapter_parameters: of the adapters alone; ``trained_parameters``: of all that trains, decoder included.
+        unreadable_images: found so far, each replaced by another.
+        estimated_s: what this call's steps were expected to take, before the first one.
+    """
+
+    run: str
+    status: str
+    signal: int
+    steps: int
+    total_steps: int
+    final_loss: float | None
+    images_per_s: float
+    seconds: float
+    lr: float
+    effective_batch: int
+    adapter_parameters: int
+    trained_parameters: int
+    unreadable_images: int
+    estimated_s: float | None = None
+
+
+def tell(message: str) -> None:
+    """Print one line of progress for people: to stderr, which leaves stdout to results."""
+    sys.stderr.write(message + "\n")
+
+
+def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> PretrainResult:
+    """Run or continue a pre-training run, alone in its folder. Raises ``MsipError`` for what the user can correct."""
+    with contextlib.ExitStack() as held:
+        return _pretrain(config, say, held)
+
+
+def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextlib.ExitStack) -> PretrainResult:
+    begin = time.perf_counter()
+    ranks = Ranks.from_environment()
+    if ranks.rank > 0:
+        say = _silent
+    seen = list_checkpoints(config.out)
+    stored, checkpoint = find_start(config, say)
+    if stored:
+        config = config.continued(stored["config"], free_options(checkpoint))
+    if stored and checkpoint and (config.out / RESULT).is_file():
+        say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
+        if not (config.out / REPORT).is_file() and ranks.rank == 0:
+            write_report(config.out)
+        before = json.loads((config.out / RESULT).read_text())
+        return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
+    device = pick_device(config.device, ranks.local_rank)
+    with process_group(ranks, device):
+        trainer, parameters = assemble(
+            config,
+            ranks=ranks,
+            device=device,
+            stored=stored,
+            checkpoint=checkpoint,
+            claim=lambda: _claim(config.out, seen, held),
+            say=say,
+        )
+        config = trainer.config
+        try:
+            stopped = trainer.run()
+        except RunError as error:
+            if ranks.rank == 0:
+                write_report(config.out, failed=str(error))
+            raise
+    metrics = read_metrics(config.out)
+    result = PretrainResult(
+        run=str(config.out),
+        status="stopped" if stopped else "finished",
+        signal=stopped,
+        steps=trainer.step,
+        total_steps=trainer.plan.steps,
+        final_loss=metrics[-1]["loss"] if metrics else None,
+        images_per_s=round(trainer.images_per_s, 2),
+        seconds=round(time.perf_counter() - begin, 2),
+        lr=trainer.plan.lr,
+        effective_batch=trainer.plan.effective_batch,
+        adapter_parameters=parameters["adapters"],
+        trained_parameters=parameters["trained"],
+        unreadable_images=len(trainer.unreadable),
+        estimated_s=round(trainer.estimate.seconds, 1) if trainer.estimate else None,
+    )
+    if stopped:
+        say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
+    if ranks.rank == 0:
+        method = trainer.method
+        if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
+            method = method_of_checkpoint(config)
+        _export(config, method, parameters, result)
+        say(f"the run on one page: {write_report(config.out)}")
+    return result
+
+
+def _silent(_: str) -> None:
+    """Other ranks than the first have nothing to add."""
+
+
+def assemble(
+    config: PretrainConfig,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    stored: dict[str, Any] | None,
+    checkpoint: Checkpoint | None,
+    claim: Callable[[], None],
+    say: Callable[[str], None],
+) -> tuple[Trainer, dict[str, int]]:
+    """Everything between the options and the first step; nothing is written until all of it fits.
+
+    ``claim`` makes the run's folder and takes it for this process.
+    """
+    refuse_unwritable(config.out)  # before anything is downloaded
+    manifest = open_data(config.data)
+    data = describe_data(manifest, config)
+    if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
+        raise RunError(
+            f"the manifest of {config.data} has changed since this run began; start anew with another --out."
+        )
+    for note in unmatched_flags(manifest.table, config.exclude_flag):
+        say(f"warning: {note}")
+    manifest = manifest.without_flags(config.exclude_flag)
+    plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
+    if checkpoint:
+        refuse_other_step(checkpoint, plan)
+    method, weights = build_method(config, say, load=checkpoint is None)
+    config = as_built(config, method.encoder)
+    method = method.to(device)
+    groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    optimizer = make_optimizer(groups, beta2=config.beta2)
+    if checkpoint:
+        restore(checkpoint, method, optimizer)
+    parameters = count_parameters(method, optimizer)
+    workers = default_workers(device.type, ranks.local_world) if config.workers is None else config.workers
+    if ranks.rank == 0:
+        claim()
+        write_index(manifest, config.out / INDEX)
+        (config.out / RESULT).unlink(missing_ok=True)
+    ranks.wait()
+    crop = RoiCrop(size=config.image_size, p=config.roi_p)
+    index = ImageIndex(config.out / INDEX)
+    dataset = PretrainDataset(
+        index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
+    )
+    bf16 = uses_bf16(config.precision, device)
+    if config.batch_size == "auto":
+        trial = Trial(method, optimizer, dataset, config, bf16=bf16)
+        sizes = batch_sizes(plan.effective_batch // ranks.world)
+        size = -ranks.agreed(-find_batch_size(sizes, trial, say))  # the smallest that any process found
+        plan = replace(plan, batch_size=size, accumulate=plan.effective_batch // (size * ranks.world))
+    one = to_device(default_collate([dataset[0, 0]]), device, in_chans(method.encoder))
+    flops = count_flops(method, one)
+    if ranks.rank == 0:
+        facts = {"data": data, "parameters": parameters, "weights": weights, "flops_per_image": flops}
+        write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
+        announce(config, plan, parameters, len(manifest), ranks.world, checkpoint, say)
+    trainer = Trainer(
+        method,
+        optimizer,
+        dataset,
+        config,
+        plan,
+        ranks=ranks,
+        workers=workers,
+        bf16=bf16,
+        checkpoint=checkpoint,
+        flops_per_image=flops,
+    )
+    return trainer, parameters
+
+
+def _claim(run: Path, seen: list[Path], held: contextlib.ExitStack) -> None:
+    """Make a run's folder and lock it. Raises ``MsipError`` if another process writes there, or did since ``seen``."""
+    make_output_folder(run)
+    held.enter_context(only_writer(run, run / LOCK, "pre-training"))
+    if list_checkpoints(run) != seen:
+        raise RunError(f"another process has just written to {run}; run the same command again.")
+
+
+def announce(
+    config: PretrainConfig,
+    plan: Plan,
+    parameters: dict[str, int],
+    images: int,
+    processes: int,
+    checkpoint: Checkpoint | None,
+    say: Callable[[str], None],
+) -> None:
+    """Say what was resolved, before the first step."""
+    for note in plan.notes:
+        say(f"note: {note}.")
+    several = f" x {processes} processes" if processes > 1 else ""
+    say(
+        f"{images:,} images; a step takes {plan.effective_batch:,} ({plan.batch_size} a pass x {plan.accumulate} "
+        f"accumulated{several}), lr {plan.lr:.3g} = blr {config.blr:g} x {plan.effective_batch:,} / 256; "
+        f"{plan.steps:,} steps; trains {parameters['trained']:,} parameters, of which adapters "
+        f"{parameters['adapters']:,}."
+    )
+    if checkpoint:
+        say(f"continues at step {checkpoint.step:,}.")
+
+
+def method_of_checkpoint(config: PretrainConfig) -> Method:
+    """The method as the run's newest checkpoint has it, on the CPU."""
+    checkpoint, _ = newest_checkpoint(config.out)
+    method, _ = build_method(config, _silent, load=False)
+    assert checkpoint is not None
+    method.load_state_dict(checkpoint.model)
+    return method
+
+
+def _export(config: PretrainConfig, method: Method, parameters: dict[str, int], result: PretrainResult) -> None:
+    """Write loss.png and, for a finished run, the weights and the result, which says that all is there."""
+    plot_loss(config.out)
+    if result.status != "finished":
+        return
+    method.load_state_dict(averaged(method.state_dict()))
+    encoder = method.encoder
+    if has_adapters(encoder):
+        save_adapters(encoder, config.out / "adapter.safetensors", init=lasting_init(config.model, init_of(config)))
+    if parameters["trained_trunk"]:
+        state = merge_lora({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()})
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        metadata = {"model": config.model, "image_size": size_text(encoder)}
+        with atomic_path(config.out / "encoder.safetensors") as temporary:
+            save_tensors(tensors, temporary, metadata)
+    write_json(config.out / RESULT, asdict(result))

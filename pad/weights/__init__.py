@@ -1,0 +1,1 @@
+"""Tensors on disk: safetensors and torch files, read without running code, and checkpoints of runs."""

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from msip.build_report import BuildReport
 from msip.files import human_bytes
-from msip.report import BuildReport
 
 from .options import Engine, EngineName, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn

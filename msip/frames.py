@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from msip.build_report import BUILD_NAME
 from msip.errors import LayoutError, StemCollisionError
 from msip.manifest import MANIFEST_NAME
-from msip.report import BUILD_NAME
 from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
 

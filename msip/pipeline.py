@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msip import radiometry
+from msip.build_report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
@@ -38,7 +39,6 @@ from msip.process import (
 )
 from msip.progress import Progress, silent
 from msip.proposals import add_rois, recorded_proposals, write_roi_txt
-from msip.report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.sources import Corpus, Source, load_corpus, load_source
 from msip.trees import file_stat, is_remote, raw_tree, remote_errors
 from msip.version import __version__

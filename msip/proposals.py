@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip import rois
+from msip.build_report import BUILD_NAME, read_build
 from msip.engine import Engine
 from msip.errors import ManifestError
 from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
 from msip.progress import Progress, silent
-from msip.report import BUILD_NAME, read_build
 from msip.storage import read_image
 
 _BATCH = 16

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msip.build_report import read_build
 from msip.files import TEMPORARY_SUFFIX, sha256_file
 from msip.manifest import Manifest
 from msip.progress import Progress, silent
-from msip.report import read_build
 from msip.shards import INDEX_NAME, Shards, is_shards
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.curation import fingerprint
-from msip.curation.appearance import HISTOGRAM_BINS, appearance, without_borders
 from msip.curation.fingerprint import LENGTH, Fingerprints
+from msip.curation.image_measures import HISTOGRAM_BINS, appearance, without_borders
 from msip.engine import Engine
 from msip.ledger import Ledger
 from msip.manifest import Manifest

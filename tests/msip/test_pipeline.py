@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from msip import Manifest, build
+from msip.build_report import read_build
 from msip.crops import RoiCrop
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError, StemCollisionError
 from msip.export import export_crops
 from msip.frames import natural_key, stem_of
 from msip.manifest import carried_flags
-from msip.report import read_build
 from msip.verify import verify
 
 REAL_COUNTS = {

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msip.build_report import read_build
 from msip.curation.measure import measure, read_pixels
 from msip.engine import LocalEngine
 from msip.files import write_bytes
@@ -28,7 +29,6 @@ from msip.manifest import Manifest
 from msip.pictures import contact_sheet
 from msip.progress import Progress, silent
 from msip.radiometry import to_grey
-from msip.report import read_build
 from msip.statistics import plots
 from msip.statistics.croissant import croissant
 from msip.statistics.page import render

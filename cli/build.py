@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from msip.build_report import BuildReport
 from msip.files import human_bytes
-from msip.report import BuildReport
 
 from .options import Engine, EngineName, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
+from .wording import in_options
 
 _SHOWN_PROBLEMS = 10
 
@@ -31,7 +32,7 @@ def build(
     raw: Annotated[Path | None, typer.Option(help="Folder that holds the published sources.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Your own frames, any nesting, instead of a corpus.")] = None,
     corpus: Annotated[str, typer.Option(help="A corpus by name, or the path of your own corpus file.")] = "msip",
-    source: Annotated[list[str] | None, typer.Option(help="Only this source (may be repeated).")] = None,
+    sources: Annotated[list[str] | None, typer.Option("--source", help="Only this source (may be repeated).")] = None,
     name: Annotated[str | None, typer.Option(help="Source name for --folder.", show_default="its name")] = None,
     agc: Annotated[Agc, typer.Option(help="How 16-bit frames become 8-bit.")] = Agc.percentile,
     agc_window: Annotated[
@@ -55,7 +56,7 @@ def build(
             raw,
             out,
             corpus=corpus,
-            sources=source,
+            sources=sources,
             folder=folder,
             workers=workers,
             name=name,
@@ -95,7 +96,7 @@ def _print_build(report: BuildReport, out: Path) -> None:
     print_table(["source", "raw frames", "selected", "left out", "images", "expected", "size", "notes"], rows)
     problems = [(part.name, *problem) for part in report.sources for problem in part.problems]
     for source, path, kind, reason in problems[:_SHOWN_PROBLEMS]:
-        print_line(f"  {kind}: {source}: {path}: {reason}")
+        print_line(f"  {kind}: {source}: {path}: {in_options(reason)}")
     if len(problems) > _SHOWN_PROBLEMS:
         print_line(f"  and {len(problems) - _SHOWN_PROBLEMS} more; all are in {out / 'build.json'}")
     if report.dry_run:
@@ -135,7 +136,7 @@ def verify(
     from msip.verify import verify as run
 
     with StageBars(quiet=as_json) as bars:
-        report = run(out, workers=workers, progress=lambda done, total: bars("verify", done, total))
+        report = run(out, workers=workers, progress=bars)
     if as_json:
         print_json(report.as_dict())
         raise typer.Exit(0 if report.ok else 1)

@@ -41,10 +41,10 @@ def curate(
     """Find duplicates, odd images and leakage; flags them in the manifest, deletes nothing."""
     from msip.curation.curate import SubsetRequest
     from msip.curation.curate import curate as run
-    from msip.errors import MsipError
+    from msip.errors import OptionError
 
     if subset is None and (max_similar is not None or keep_fraction is not None):
-        raise MsipError("--max-similar and --keep-fraction make a subset; name it with --subset NAME.")
+        raise OptionError("`max_similar` and `keep_fraction` make a subset; name it with `subset=NAME`.")
     request = None if subset is None else SubsetRequest(subset, max_similar, keep_fraction)
     with StageBars(quiet=as_json) as bars:
         report = run(

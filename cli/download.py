@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
-from msip.errors import MsipError
+from msip.errors import OptionError
 
 from .options import Json
-from .output import print_json, print_line, print_table
+from .output import StageBars, print_json, print_line, print_table
 
 
 def download(
     raw: Annotated[Path, typer.Option(help="Folder for the raw sources.")],
-    source: Annotated[list[str] | None, typer.Argument(help="Sources; all of the corpus by default.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Sources; all of the corpus by default.")
+    ] = None,
     corpus: Annotated[str, typer.Option(help="A corpus by name, or the path of your own corpus file.")] = "msip",
     accept: Annotated[bool, typer.Option("--accept-terms", help="You accept the terms shown.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; fetch nothing.")] = False,
@@ -34,18 +34,18 @@ def download(
     from msip.sources import load_corpus, load_source
 
     raw = local_path(raw)
-    sources = [load_source(name) for name in source or load_corpus(corpus).sources]
-    waiting = open_terms(raw, sources)
+    wanted = [load_source(name) for name in sources or load_corpus(corpus).sources]
+    waiting = open_terms(raw, wanted)
     for one in waiting:
         typer.echo(f"{one.name}: {one.terms_text} {one.licence.url}", err=as_json)
     if waiting and not dry_run:
         if not accept:
             names = ", ".join(one.name for one in waiting)
-            raise MsipError(f"the terms of {names} are not accepted yet; read them above and add --accept-terms.")
+            raise OptionError(f"the terms of {names} are not accepted yet; read them above and add --accept-terms.")
         accept_terms(raw, waiting)
     limits = Limits(ratio=max_ratio, total_bytes=int(max_unpacked * 1e12))
-    with _Bars(quiet=as_json) as bars:
-        outcomes = run(sources, raw, limits=limits, dry_run=dry_run, progress=bars)
+    with StageBars(quiet=as_json, unit="B") as bars:
+        outcomes = run(wanted, raw, limits=limits, dry_run=dry_run, progress=bars)
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     else:
@@ -56,33 +56,3 @@ def download(
                 print_line(f"\n{one.source}: {one.note}")
     if not dry_run and any(one.status in ("failed", "manual", "incomplete") for one in outcomes):
         raise typer.Exit(1)
-
-
-class _Bars:
-    """One bar for all transfers and one for all unpacking, with rate and remaining time; called from threads."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet, self.bars = quiet, dict[str, tqdm]()
-        self.lock = threading.Lock()
-
-    def __call__(self, stage: str, done: int, more: int) -> None:
-        with self.lock:
-            if stage not in self.bars:
-                self.bars[stage] = tqdm(
-                    total=0,
-                    desc=f"{stage:<10}",
-                    unit="B",
-                    unit_scale=True,
-                    position=len(self.bars),
-                    disable=self.quiet or None,
-                )
-            bar = self.bars[stage]
-            bar.total = (bar.total or 0) + more
-            bar.update(done)
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for bar in self.bars.values():
-            bar.close()

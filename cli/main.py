@@ -26,11 +26,13 @@ from .download import download
 from .evaluate import evaluate
 from .inspect import inspect
 from .models import export_model, scale_maps
+from .output import show_log
 from .pretrain import pretrain, replay
 from .rois import export_crops, rois
 from .shard import shard
 from .sources import sources
 from .stats import stats
+from .wording import Command
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer versions of typer bring along
 
@@ -45,6 +47,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for. Raises ``MsipError`` for options and values that it does not have."""
+        show_log()
         try:
             with _usage_errors(ctx):
                 return super().invoke(ctx)
@@ -89,13 +92,13 @@ COMMANDS = (
     compare,
     demo,
     doctor,
+    export_crops,
+    export_model,
+    scale_maps,
+    replay,
 )
 for command in COMMANDS:
-    app.command()(command)
-app.command("export-crops")(export_crops)
-app.command("export-model")(export_model)
-app.command("scale-maps")(scale_maps)
-app.command("replay")(replay)
+    app.command(cls=Command)(command)
 
 
 def main() -> NoReturn:

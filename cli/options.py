@@ -20,8 +20,9 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a build.
 Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="number of cores")]
 Engine = Annotated[EngineName, typer.Option(help="Where tasks run: this machine's processes, or a Ray cluster.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-ExcludeFlag = Annotated[
-    list[str] | None, typer.Option(help="Leave out images with this flag (may be repeated).", show_default=False)
+ExcludeFlags = Annotated[
+    list[str] | None,
+    typer.Option("--exclude-flag", help="Leave out images with this flag (may be repeated).", show_default=False),
 ]
 
 

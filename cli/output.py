@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+from .wording import in_options
 
 
 def print_line(text: str = "") -> None:
@@ -22,7 +26,26 @@ def print_json(value: Any) -> None:
 
 def warn(text: str) -> None:
     """One line on standard error."""
-    sys.stderr.write(f"warning: {text}\n")
+    tqdm.write(f"warning: {in_options(text)}", file=sys.stderr)
+
+
+class LogLines(logging.Handler):
+    """Log records as lines on standard error that break no progress bar; from warnings on with their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        tqdm.write(level + in_options(record.getMessage()), file=sys.stderr)
+
+
+_LOG_LINES = LogLines()
+
+
+def show_log() -> None:
+    """Print what ``msip`` and ``pad`` log; once is enough."""
+    for name in ("msip", "pad"):
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).addHandler(_LOG_LINES)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -45,29 +68,40 @@ def _text(value: Any) -> str:
 
 
 class StageBars:
-    """One tqdm bar per stage of a job; called as ``msip.pipeline`` reports progress."""
+    """A ``msip.progress.Progress`` that draws one tqdm bar per stage; may be called from several threads.
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.stage: str | None = None
-        self.bar: tqdm | None = None
+    ``unit``: ``img``, whose stages follow one another, or ``B``, whose stages (download, unpack) run side by side.
+    """
+
+    def __init__(self, *, quiet: bool, unit: str = "img") -> None:
+        self.quiet, self.unit, self.bars = quiet, unit, dict[str, tqdm]()
+        self.lock = threading.Lock()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """``done`` more of ``total`` of ``stage`` are finished."""
-        if stage != self.stage:
+        with self.lock:
+            if stage not in self.bars:
+                self._begin(stage)
+            self.bars[stage].total = total
+            self.bars[stage].update(done)
+
+    def _begin(self, stage: str) -> None:
+        in_bytes = self.unit == "B"
+        if not in_bytes:
             self.close()
-            self.stage = stage
-            self.bar = tqdm(
-                total=total, desc=f"{stage:<28}", unit="img", disable=self.quiet or None, dynamic_ncols=True
-            )
-        if self.bar is not None:
-            self.bar.update(done)
+        self.bars[stage] = tqdm(
+            desc=f"{stage:<28}",
+            unit=self.unit,
+            unit_scale=in_bytes,
+            disable=self.quiet or None,
+            dynamic_ncols=True,
+        )
 
     def close(self) -> None:
-        """End the current bar."""
-        if self.bar is not None:
-            self.bar.close()
-        self.stage = self.bar = None
+        """End the bars."""
+        for bar in self.bars.values():
+            bar.close()
+        self.bars.clear()
 
     def __enter__(self) -> StageBars:
         return self

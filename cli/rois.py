@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Engine, EngineName, ExcludeFlag, Json, Out, Workers, cores
+from .options import Engine, EngineName, ExcludeFlags, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line, warn
 
 
@@ -61,7 +61,7 @@ def rois(
             out,
             engine=runner,
             proposals=proposals.value,
-            progress=lambda done, total: bars("RoIs", done, total),
+            progress=bars,
         )
     if write_roi_txt:
         write(manifest)
@@ -101,7 +101,7 @@ def export_crops(
     min_size: Annotated[int, typer.Option(min=1, help="Leave out proposals whose shorter side has fewer pixels.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
     epoch: Annotated[int, typer.Option(min=0, help="Of the training draws.")] = 0,
-    exclude_flag: ExcludeFlag = None,
+    exclude_flags: ExcludeFlags = None,
     workers: Workers = cores(),
     as_json: Json = False,
 ) -> None:
@@ -120,9 +120,9 @@ def export_crops(
             min_size=min_size,
             seed=seed,
             epoch=epoch,
-            exclude_flags=tuple(exclude_flag or ()),
+            exclude_flags=tuple(exclude_flags or ()),
             workers=workers,
-            progress=lambda done, total: bars("crops", done, total),
+            progress=bars,
         )
     for note in report.notes:
         warn(note)

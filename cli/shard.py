@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ExcludeFlag, Json, Out, Workers, cores
+from .options import ExcludeFlags, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line, warn
 
 
@@ -24,7 +24,7 @@ def shard(
     layout: Annotated[
         Layout, typer.Option("--format", help="webdataset: tars of images and JSON; raw: decoded, for memory maps.")
     ] = Layout.webdataset,
-    exclude_flag: ExcludeFlag = None,
+    exclude_flags: ExcludeFlags = None,
     subset: Annotated[
         str | None, typer.Option(help="Only the images of this subset (see `msip curate`).", show_default="all")
     ] = None,
@@ -40,10 +40,10 @@ def shard(
             out,
             to,
             layout=layout.value,
-            exclude_flags=tuple(exclude_flag or ()),
+            exclude_flags=tuple(exclude_flags or ()),
             subset=subset,
             workers=workers,
-            progress=lambda done, total: bars("shards", done, total),
+            progress=bars,
         )
     for note in report.notes:
         warn(note)

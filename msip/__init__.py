@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from msip.version import __version__
+
 if TYPE_CHECKING:
     from msip.crops import RoiCrop
     from msip.manifest import Manifest
     from msip.pipeline import BuildReport, build
     from msip.rois import selective_search
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "BuildReport": "msip.pipeline",
@@ -21,7 +21,7 @@ _HOMES = {
     "selective_search": "msip.rois",
 }
 
-__all__ = ["BuildReport", "Manifest", "RoiCrop", "build", "selective_search"]
+__all__ = ["BuildReport", "Manifest", "RoiCrop", "__version__", "build", "selective_search"]
 
 
 def __getattr__(name: str) -> Any:

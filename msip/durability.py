@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from msip.files import sha256_file, write_bytes
+from msip.progress import Progress
 
 _MARK = "unflushed"
 
@@ -50,13 +51,13 @@ def flush(out: Path, *, then: Callable[[], object]) -> None:
     (out / ".msip" / _MARK).unlink(missing_ok=True)
 
 
-def drop_torn(out: Path, entries: Iterable[pa.Table], progress: Callable[[int, int], None]) -> int:
+def drop_torn(out: Path, entries: Iterable[pa.Table], progress: Progress) -> int:
     """Remove stored images whose bytes are not those of their ledger entry. Returns how many.
 
     Args:
         out: the folder of the build.
         entries: ledgers of stored images (columns ``path`` and ``sha256``).
-        progress: called with (images compared since the last call, all).
+        progress: of the stage ``check after a crash``, in images.
     """
     recorded: dict[str, str] = {}
     for table in entries:
@@ -69,7 +70,7 @@ def drop_torn(out: Path, entries: Iterable[pa.Table], progress: Callable[[int, i
             if not whole:
                 (out / path).unlink(missing_ok=True)
                 torn += 1
-            progress(1, len(recorded))
+            progress("check after a crash", 1, len(recorded))
     return torn
 
 

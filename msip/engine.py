@@ -15,7 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from msip.errors import MsipError
+from msip.errors import EngineError, MsipError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -74,7 +74,7 @@ class LocalEngine:
             tasks: consumed lazily.
 
         Raises:
-            MsipError: a worker process died (usually: out of memory).
+            EngineError: a worker process died (usually: out of memory).
         """
         tasks = iter(tasks)
         first = list(islice(tasks, self.workers * TASKS_IN_FLIGHT))
@@ -86,9 +86,9 @@ class LocalEngine:
         try:
             yield from _bounded(pool, function, first, tasks)
         except BrokenProcessPool as error:
-            raise MsipError(
+            raise EngineError(
                 f"one of {self.workers} worker processes died, most likely for want of memory; "
-                "finished work is kept: run the same command again with fewer --workers."
+                "finished work is kept: run the same command again with fewer `workers`."
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:
@@ -120,7 +120,7 @@ class RayEngine:
     have this package installed. ``workers`` counts only for a cluster that is started here.
 
     Raises:
-        MsipError: Ray is not installed, or the cluster cannot be reached.
+        EngineError: Ray is not installed, or the cluster cannot be reached.
     """
 
     one_machine = False
@@ -130,7 +130,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise MsipError("--engine ray needs Ray: pip install 'msip-pad[ray]'.") from error
+            raise EngineError("`engine=ray` needs Ray: pip install 'msip-pad[ray]'.") from error
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
@@ -144,7 +144,7 @@ class RayEngine:
             self._ray.init(address=address or "auto", **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             if address:
-                raise MsipError(
+                raise EngineError(
                     f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset RAY_ADDRESS."
                 ) from error
             self._ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
@@ -164,7 +164,7 @@ class RayEngine:
                 except ray.exceptions.RayTaskError as error:
                     raise (error.cause if isinstance(error.cause, MsipError) else error) from None
                 except ray.exceptions.RayError as error:
-                    raise MsipError(
+                    raise EngineError(
                         f"a worker of the Ray cluster died ({type(error).__name__}), most likely for want of memory; "
                         "finished work is kept: run the same command again."
                     ) from error

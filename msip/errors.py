@@ -1,7 +1,9 @@
 """Errors a user can cause or must know about.
 
 Every one says, in one sentence, what was found, what was expected and what to do; the command line prints
-that sentence and leaves with code 2, without a traceback.
+that sentence and leaves with code 2, without a traceback. Each class also inherits the builtin that stands for its kind
+of mistake in Python. A parameter stands in the sentence by its Python name in backquotes, perhaps with a value
+(`mode=frozen`); the command line turns it into its option.
 """
 
 from __future__ import annotations
@@ -11,19 +13,27 @@ class MsipError(Exception):
     """Root of all user errors of this project (``msip`` and ``pad``)."""
 
 
-class SourceError(MsipError):
+class OptionError(MsipError, ValueError):
+    """A parameter has a value, or goes with another parameter, that is not possible."""
+
+
+class EngineError(MsipError, RuntimeError):
+    """The processes or machines that work in parallel are missing or have died."""
+
+
+class SourceError(MsipError, ValueError):
     """A source or corpus description (YAML) is unknown or wrong."""
 
 
-class LayoutError(MsipError):
+class LayoutError(MsipError, FileNotFoundError):
     """A raw tree does not look as the source's layout says."""
 
 
-class StemCollisionError(MsipError):
+class StemCollisionError(MsipError, ValueError):
     """Two raw frames would get the same name in the output."""
 
 
-class ArchiveError(MsipError):
+class ArchiveError(MsipError, OSError):
     """An archive cannot be read: broken, incomplete, encrypted, or of a format that needs a tool."""
 
 
@@ -35,19 +45,23 @@ class UnsafeArchive(ArchiveError):
     """An archive wants to write outside its folder, or unpacks to far more than it should; nothing of it is kept."""
 
 
-class DownloadError(MsipError):
+class DownloadError(MsipError, OSError):
     """A file could not be downloaded; what has arrived is kept and the next run goes on from there."""
 
 
-class OutputError(MsipError):
+class OutputError(MsipError, OSError):
     """The output cannot be written: no permission, no space, in use."""
 
 
-class ManifestError(MsipError):
+class ManifestError(MsipError, ValueError):
     """A manifest is missing, unreadable or not of this project's schema."""
 
 
-class FrameError(MsipError):
+class ManifestNotFound(ManifestError, FileNotFoundError):
+    """There is no manifest."""
+
+
+class FrameError(MsipError, ValueError):
     """One frame cannot be used; builds list it under ``problems`` and go on.
 
     ``kind`` is one word for tables: ``broken``, ``unsupported``, ``blank``, ``collapsed``, ``too_large``.
@@ -86,25 +100,25 @@ class TooLargeFrame(FrameError):
     kind = "too_large"
 
 
-class ImageError(MsipError):
+class ImageError(MsipError, ValueError):
     """An array given as an image is of the wrong type or shape."""
 
 
-class WeightsError(MsipError):
+class WeightsError(MsipError, ValueError):
     """Weights or adapters do not fit the model, or cannot be read safely."""
 
 
-class ModelError(MsipError):
+class ModelError(MsipError, ValueError):
     """An unknown model, or one that cannot take adapters."""
 
 
-class RunError(MsipError):
+class RunError(MsipError, RuntimeError):
     """A training run's folder or configuration is in the way or inconsistent."""
 
 
-class InspectionError(MsipError):
+class InspectionError(MsipError, RuntimeError):
     """The FiftyOne App, its database or its port cannot be used."""
 
 
-class EvaluationError(MsipError):
+class EvaluationError(MsipError, ValueError):
     """An evaluation set, a comparison's file or a result is not what an evaluation needs."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from msip.errors import OutputError
+from msip.errors import MsipError, OutputError
 
 TEMPORARY_SUFFIX = ".msip-tmp"
 
@@ -24,6 +24,8 @@ def write_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's write errors into one sentence (``OutputError``)."""
     try:
         yield
+    except MsipError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             found, advice = "the disk is full", "free space or choose another folder, then run the same command again"
@@ -132,7 +134,7 @@ def only_writer(out: Path, lock: Path, what: str) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise OutputError(
-                    f"another {what} is writing to {out}; wait for it, or choose another --out."
+                    f"another {what} is writing to {out}; wait for it, or choose another `out`."
                 ) from error
         yield
 

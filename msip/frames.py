@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from msip.build_report import BUILD_NAME
 from msip.errors import LayoutError, StemCollisionError
 from msip.manifest import MANIFEST_NAME
-from msip.report import BUILD_NAME
 from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
 
@@ -202,7 +202,7 @@ def find_root(source: Source, raw: Path) -> tuple[Path, list[tuple[Path, tuple[s
     """Find a source's top folder under ``raw`` and the frame folders in it, with what each ``*`` matched."""
     if not raw.is_dir():
         found = "is a file" if raw.is_file() else "does not exist"
-        raise LayoutError(f"the raw folder {raw} {found}; give the folder that holds the sources with --raw.")
+        raise LayoutError(f"the raw folder {raw} {found}; give the folder that holds the sources as `raw`.")
     own = raw / source.name
     candidates = [raw / root for root in source.layout.roots]
     candidates += [own / root for root in source.layout.roots] + [own]
@@ -299,7 +299,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     """
     if not folder.is_dir():
         found = "is a file" if folder.is_file() else "does not exist"
-        raise LayoutError(f"the folder {folder} {found}; give the folder that holds your frames with --folder.")
+        raise LayoutError(f"the folder {folder} {found}; give the folder that holds your frames as `folder`.")
     listing = FrameList(folder)
     paths = []
     for path in _files_below(folder, exclude.resolve() if exclude else None, listing.strays):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from msip.errors import ManifestError
+from msip.errors import ManifestError, ManifestNotFound
 from msip.files import atomic_path, sha256_file
 from msip.storage import Storage
 
@@ -69,7 +69,7 @@ class Manifest:
         file = path if path.suffix == ".parquet" or path.is_file() else path / MANIFEST_NAME
         if not file.is_file():
             missing = "" if file.parent.is_dir() else f", the folder {file.parent} does not exist"
-            raise ManifestError(f"no manifest at {file}{missing}; give the folder of a build (`msip build`).")
+            raise ManifestNotFound(f"no manifest at {file}{missing}; give the folder of a build (`msip build`).")
         try:
             present = pq.read_schema(file).names
             absent = [name for name in SCHEMA.names if name not in present]
@@ -169,7 +169,7 @@ def unmatched_flags(table: pa.Table, flags: Sequence[str]) -> tuple[str, ...]:
     known = {name for flag in carried for name in _called(flag)}
     kinds = ", ".join(sorted(set(map(flag_name, carried)))) or "none"
     return tuple(
-        f"no image has the flag {flag}, so --exclude-flag {flag} leaves nothing out (flags here: {kinds})."
+        f"no image has the flag {flag}, so leaving it out changes nothing (flags here: {kinds})."
         for flag in flags
         if flag not in known
     )

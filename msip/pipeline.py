@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msip import radiometry
+from msip.build_report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
-from msip.errors import LayoutError, ManifestError, OutputError, SourceError
+from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
@@ -36,19 +37,13 @@ from msip.process import (
     peak_batch,
     process_batch,
 )
+from msip.progress import Progress, silent
 from msip.proposals import add_rois, recorded_proposals, write_roi_txt
-from msip.report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.sources import Corpus, Source, load_corpus, load_source
 from msip.trees import file_stat, is_remote, raw_tree, remote_errors
+from msip.version import __version__
 
 _BATCH = 64
-
-Progress = Callable[[str, int, int], None]
-"""(stage, finished since the last call, total of the stage)"""
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass
@@ -83,7 +78,7 @@ def build(
     roi_txt: bool = False,
     dry_run: bool = False,
     engine: EngineName = "local",
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Build a corpus from raw trees, or a data set from a folder of one's own frames.
 
@@ -101,7 +96,7 @@ def build(
         roi_txt: also write ``<source>/roi/<stem>.txt``.
         dry_run: only list and estimate; nothing is written.
         engine: ``local``: processes of this machine; ``ray``: a Ray cluster (see ``msip.engine.RayEngine``).
-        progress: called as work is finished.
+        progress: one stage a source, then ``RoIs``, in images.
 
     Returns:
         Counts, problems and likely causes per source.
@@ -125,18 +120,13 @@ def build(
         if went_down(out):
             folders = sorted(_ledgers(out).glob("*/*"))  # of all sources: the mark goes when this build ends
             ledgers = (Ledger(folder, ENTRY_SCHEMA, "source_path").read() for folder in folders)
-            drop_torn(out, ledgers, lambda done, total: progress("check after a crash", done, total))
+            drop_torn(out, ledgers, progress)
         mark_unflushed(out)
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
         if with_rois:
             proposals = recorded_proposals(out)  # what `msip rois --proposals` chose stays
-            manifest = add_rois(
-                manifest,
-                engine=runner,
-                proposals=proposals,
-                progress=lambda done: progress("RoIs", done, len(manifest)),
-            )
+            manifest = add_rois(manifest, engine=runner, proposals=proposals, progress=progress)
             report.rois, report.proposals = _count_rois(manifest), proposals
         if roi_txt:
             write_roi_txt(manifest)
@@ -151,7 +141,7 @@ def _refuse_memory(tree: Path | None, workers: int, engine: EngineName) -> None:
         and tree.as_uri().startswith("memory:")
         and (workers > 1 or engine != "local")
     ):
-        raise SourceError("memory: is the memory of this process alone; build from it with workers=1.")
+        raise OptionError("memory: is the memory of this process alone; build from it with `workers=1`.")
 
 
 def _plan(
@@ -166,16 +156,17 @@ def _plan(
     keep_blank: bool,
 ) -> tuple[list[Plan], str | None]:
     if agc == "window" and agc_window is None:
-        raise SourceError("--agc window needs the two counts that become black and white: --agc-window LOW HIGH.")
+        raise OptionError("`agc=window` needs `agc_window`: the two counts that become black and white.")
     if folder is not None:
         if raw is not None or sources:
-            raise SourceError(
-                f"--folder does not go with {'--source' if raw is None else '--raw'}: your own frames come from "
-                "--folder, a corpus from --raw; leave one of them out."
+            other = "`sources`" if raw is None else "`raw`"
+            raise OptionError(
+                f"`folder` does not go with {other}: your own frames come from `folder`, a corpus from `raw`; "
+                "leave one of them out."
             )
         return [_plan_folder(folder, out, name, agc, agc_window, keep_blank)], None
     if raw is None:
-        raise SourceError("nothing to build from: give --raw RAW for a corpus, or --folder DIR for your own frames.")
+        raise OptionError("nothing to build from: give `raw` for a corpus, or `folder` for your own frames.")
     chosen = load_corpus(corpus)
     return _plan_corpus(chosen, raw, out, sources, agc, agc_window), chosen.name
 
@@ -191,9 +182,9 @@ def _plan_folder(
     listing = list_folder(folder, exclude=out)
     name = name or folder.resolve().name
     if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
-        raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another --name.")
+        raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another `name`.")
     if (reason := unusable_name(name)) is not None:
-        raise SourceError(f"{printable(name)} cannot name a source: {reason}; choose another with --name.")
+        raise SourceError(f"{printable(name)} cannot name a source: {reason}; choose another `name`.")
     if is_remote(folder) or folder.resolve() not in out.resolve().parents:  # inside, OUT is left out as a whole
         _refuse_among_frames(out, name, folder)
     recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
@@ -208,7 +199,7 @@ def _refuse_among_frames(out: Path, name: str, frames: Path) -> None:
     if stored.resolve().is_relative_to(frames.resolve()) or frames.resolve().is_relative_to(stored.resolve()):
         raise OutputError(
             f"the images would be stored in {stored}, among the frames in {frames} that they are made from; choose "
-            "another --out."
+            "another `out`."
         )
 
 
@@ -256,7 +247,7 @@ def _absent_message(absent: list[tuple[str, str]], present: list[str], raw: Path
         names = ", ".join(name for name, _ in absent)
         message = f"{len(absent)} sources are not under {raw}: {names}; the first: {absent[0][1]}"
     if present:
-        message += " To build only what is there: " + " ".join(f"--source {name}" for name in present) + "."
+        message += " To build only what is there: " + " ".join(f"`sources={name}`" for name in present) + "."
     return message
 
 
@@ -278,7 +269,7 @@ def _refuse_full_disk(report: BuildReport, out: Path) -> None:
     if report.needed_bytes > report.free_bytes and not _ledgers(out).exists():
         raise OutputError(
             f"{out} has {human_bytes(report.free_bytes)} free, about {human_bytes(report.needed_bytes)} are needed; "
-            "free space, choose another --out or build fewer sources with --source."
+            "free space, choose another `out` or fewer `sources`."
         )
 
 
@@ -465,9 +456,7 @@ def versions() -> dict[str, str]:
     import numpy as np
     import PIL
 
-    import msip
-
-    return {"msip": msip.__version__, "opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    return {"msip": __version__, "opencv": cv2.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
 
 
 def _remove_orphans(out: Path, source: str, manifest: Manifest) -> None:

@@ -168,7 +168,7 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     if radiometry.is_constant(raw.pixels):
         flags.append("blank")
         if not recipe.keep_blank:
-            raise BlankFrame(f"every pixel is {int(raw.pixels.flat[0])}; --keep-blank keeps such frames")
+            raise BlankFrame(f"every pixel is {int(raw.pixels.flat[0])}; `keep_blank` keeps such frames")
     if raw.pixels.dtype == np.uint16 or raw.radiometric:
         return _render_counts(raw, recipe, flags)
     if recipe.crop_px or recipe.grey or recipe.channel is not None:

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip import rois
+from msip.build_report import BUILD_NAME, read_build
 from msip.engine import Engine
 from msip.errors import ManifestError
 from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
-from msip.report import BUILD_NAME, read_build
+from msip.progress import Progress, silent
 from msip.storage import read_image
 
 _BATCH = 16
@@ -67,16 +68,13 @@ def replace_rois(
     *,
     engine: Engine,
     proposals: str = DEFAULT_PROPOSALS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Give a build the RoIs of ``proposals`` and record them in ``build.json``; arguments as for ``add_rois``.
 
-    ``progress`` gets the number of all images too. Returns the manifest that was written.
+    Returns the manifest that was written.
     """
-    manifest = Manifest.read(out)
-    manifest = add_rois(
-        manifest, engine=engine, proposals=proposals, progress=lambda done: progress(done, len(manifest))
-    )
+    manifest = add_rois(Manifest.read(out), engine=engine, proposals=proposals, progress=progress)
     manifest.write()
     if (record := read_build(manifest.root)) is not None:
         count = int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
@@ -89,7 +87,7 @@ def add_rois(
     *,
     engine: Engine,
     proposals: str = DEFAULT_PROPOSALS,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Give every row its RoIs.
 
@@ -99,7 +97,7 @@ def add_rois(
         manifest: its ``root`` holds the images.
         engine: runs the tasks.
         proposals: a name in ``PROPOSALS``.
-        progress: called with the number of images finished since the last call.
+        progress: of the stage ``RoIs``, in images.
 
     Raises:
         ManifestError: a stored image is gone or unreadable.
@@ -107,12 +105,12 @@ def add_rois(
     method = PROPOSALS[proposals]
     ledger = Ledger(manifest.root / ".msip" / "rois" / f"{proposals}-v{method.version}", _ENTRY, "sha256")
     tasks = list(_tasks(manifest, ledger.index(ledger.read()), proposals))
-    progress(len(manifest) - sum(len(task.images) for task in tasks))
+    progress("RoIs", len(manifest) - sum(len(task.images) for task in tasks), len(manifest))
     if tasks:
         method.warm_up()  # compile once here, so that the workers load the cached code
     for entries in engine.run(_roi_batch, tasks):
         ledger.append(entries)
-        progress(len(entries))
+        progress("RoIs", len(entries), len(manifest))
     hashes = manifest.table.column("sha256").to_pylist()
     known = ledger.finish(list(dict.fromkeys(hashes)))
     done = ledger.index(known)

@@ -17,7 +17,7 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags, unmatched_flags
+from msip.progress import Progress, silent
 from msip.storage import Storage, decode_grey, filesystem, is_url, stored_bytes
 from msip.subsets import select_subset
 from msip.trees import remote_errors
@@ -135,7 +136,7 @@ def shard(
     subset: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> ShardReport:
     """Write a build's images as shards; finished shards of an earlier or killed run are kept.
 
@@ -148,7 +149,7 @@ def shard(
         subset: only the images of this subset of the build (``msip curate --subset``).
         shard_bytes: the most a shard holds, unless a single image is larger.
         workers: processes.
-        progress: called with images finished since the last call, and their total.
+        progress: of the stage ``shards``, in images.
 
     Raises:
         ManifestError: no manifest, nothing left to shard, or a stored image is gone or is not what it was.
@@ -160,18 +161,18 @@ def shard(
         manifest = select_subset(manifest, subset)
     manifest = manifest.without_flags(exclude_flags)
     if len(manifest) == 0:
-        raise ManifestError(f"{out} leaves no image to shard; drop an --exclude-flag or build it again.")
+        raise ManifestError(f"{out} leaves no image to shard; leave fewer out with `exclude_flags`, or build it again.")
     target = _Target(to)
     target.prepare()
     jobs = list(_plan(manifest, target, layout, shard_bytes))
     known = {job.name: part for job in jobs if (part := target.finished(job)) is not None}
-    progress(sum(part.num_rows for part in known.values()), len(manifest))
+    progress("shards", sum(part.num_rows for part in known.values()), len(manifest))
     kept = len(known)
     if kept < len(jobs):
         target.withdraw(SUMMARY_NAME)  # index and shards must be of one run
     for name, images in run_tasks(_write_shard, [job for job in jobs if job.name not in known], workers):
         known[name] = target.part(name)
-        progress(images, len(manifest))
+        progress("shards", images, len(manifest))
     parts = [known[job.name] for job in jobs]
     index = _index_bytes(parts)
     summary = _summary(layout, exclude_flags, subset, len(manifest), parts, jobs)
@@ -200,7 +201,7 @@ class _Target:
         notes = self.to / ".msip"  # builds and exports have one too, and other things in it
         ours = notes.is_dir() and all(path.name.lstrip(".").startswith("msip-") for path in notes.iterdir())
         if not ours and any(self.to.iterdir()):
-            raise OutputError(f"{self.to} is not empty and holds no shards; choose a new folder with --to.")
+            raise OutputError(f"{self.to} is not empty and holds no shards; choose a new folder as `to`.")
         notes.mkdir(exist_ok=True)
 
     def finished(self, job: _Job) -> pa.Table | None:

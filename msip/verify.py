@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msip.build_report import read_build
 from msip.files import TEMPORARY_SUFFIX, sha256_file
 from msip.manifest import Manifest
-from msip.report import read_build
+from msip.progress import Progress, silent
 from msip.shards import INDEX_NAME, Shards, is_shards
 
 
@@ -65,15 +65,13 @@ class VerifyReport:
         }
 
 
-def verify(
-    out: str | Path, *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
-) -> VerifyReport:
+def verify(out: str | Path, *, workers: int = 2, progress: Progress = silent) -> VerifyReport:
     """Check every file of a build against its manifest and corpus, or every shard against ``shards.json``.
 
     Args:
         out: the folder of a build or of shards.
         workers: threads that read and hash.
-        progress: called with the number of files checked since the last call, and their total.
+        progress: of the stage ``verify``, in files.
 
     Raises:
         ManifestError: there is no readable manifest, or the shards are not complete.
@@ -98,19 +96,19 @@ def _check_files(
     hashes: list[str],
     report: VerifyReport,
     workers: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
-    progress(0, len(paths))
+    progress("verify", 0, len(paths))
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing releases the interpreter's lock
         for path, expected, found in zip(paths, hashes, pool.map(lambda p: _hash(root / p), paths), strict=True):
             if found is None:
                 report.missing.append(path)
             elif found != expected:
                 report.damaged.append(path)
-            progress(1, len(paths))
+            progress("verify", 1, len(paths))
 
 
-def _verify_shards(root: Path, workers: int, progress: Callable[[int, int], None]) -> VerifyReport:
+def _verify_shards(root: Path, workers: int, progress: Progress) -> VerifyReport:
     shards = Shards.read(root)
     report = VerifyReport(len(shards))
     hashes = {entry["file"]: entry["sha256"] for entry in shards.summary["shards"]}

@@ -16,15 +16,13 @@ from msip.archives.reader import Reader
 from msip.archives.readers import open_reader
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
 from msip.files import TEMPORARY_SUFFIX, free_bytes, human_bytes, write_errors
+from msip.progress import Progress, silent
 
 _MAX_NAME, _MAX_PATH = 255, 3000  # bytes; systems take 4,096, and the target folder has a path too
 
 Wanted = Callable[[str], "bool | str | None"] | Iterable[str] | None
 """Which members are written: all (``None``), those that match one of some patterns (``*`` also matches ``/``), or those
 for which a function of the member's path is true; where it returns a string, the member is written under that path."""
-
-Progress = Callable[[int], None]
-"""Called with the number of bytes of the archive that have been dealt with since the last call."""
 
 
 @dataclass
@@ -50,7 +48,7 @@ def extract(
     wanted: Wanted = None,
     *,
     limits: Limits | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Extraction:
     """Unpack an archive into the folder ``to``; run again after a kill, it goes on.
 
@@ -62,7 +60,7 @@ def extract(
         to: folder, made where it does not exist; nothing is ever written outside it.
         wanted: see ``Wanted``.
         limits: against bombs.
-        progress: see ``Progress``.
+        progress: of the stage ``unpack``, in bytes of the archive.
 
     Raises:
         UnsafeArchive: absolute paths, ``..``, links that leave the folder, devices, bombs.
@@ -120,7 +118,7 @@ def _write_members(
     meter: Meter,
     writer: _Writer,
     choose: Callable[[str], bool | str | None],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Extraction:
     done = Extraction()
     reported = 0
@@ -137,11 +135,10 @@ def _write_members(
                 done.bytes += member.size
             else:
                 done.present += 1
-        if progress is not None and (consumed := reader.consumed()) > reported:
-            progress(consumed - reported)
+        if (consumed := reader.consumed()) > reported:
+            progress("unpack", consumed - reported, reader.packed_bytes)
             reported = consumed
-    if progress is not None:
-        progress(max(0, reader.packed_bytes - reported))
+    progress("unpack", max(0, reader.packed_bytes - reported), reader.packed_bytes)
     return done
 
 

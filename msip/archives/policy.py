@@ -93,7 +93,7 @@ def check_member(archive: str, member: Member, limits: Limits) -> str:
         raise UnsafeArchive(
             f"{archive} is refused as a bomb: its member {printable(member.name)!r} unpacks "
             f"{human_bytes(member.packed)} to {human_bytes(member.size)}, more than {limits.ratio:g} to 1; if you "
-            "trust it, raise the limit (--max-ratio, Limits(ratio=...))."
+            "trust it, raise the limit (`max_ratio`, Limits(ratio=...))."
         )
     return path
 
@@ -147,7 +147,7 @@ class Meter:
         if total > _FLOOR + self.limits.ratio * packed:
             raise UnsafeArchive(
                 f"{self.archive} is refused as a bomb: {human_bytes(packed)} of it unpack to {human_bytes(total)}, "
-                f"more than {self.limits.ratio:g} to 1; if you trust it, raise the limit (--max-ratio, "
+                f"more than {self.limits.ratio:g} to 1; if you trust it, raise the limit (`max_ratio`, "
                 "Limits(ratio=...))."
             )
 
@@ -155,7 +155,7 @@ class Meter:
 def _too_much(archive: str, limits: Limits) -> UnsafeArchive:
     return UnsafeArchive(
         f"{archive} is refused: it unpacks to more than {human_bytes(limits.total_bytes)}; if you trust it, raise the "
-        "limit (--max-unpacked, Limits(total_bytes=...))."
+        "limit (`max_unpacked`, Limits(total_bytes=...))."
     )
 
 

@@ -90,7 +90,7 @@ class ZipReader(Reader):
         ) as error:
             raise broken(self.meter.archive, f"{name!r}: {_reason(error)}") from error
         except OSError as error:
-            if error.errno is not None:
+            if error.errno is not None or isinstance(error, ArchiveError):
                 raise
             raise broken(self.meter.archive, f"{name!r}: {_reason(error)}") from error  # bz2 and lzma
 

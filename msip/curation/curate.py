@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,15 @@ from msip.curation.matching import RELATIONS, Matches, best_matches, leaders
 from msip.curation.measure import NUMBERS, fingerprints_of, measure
 from msip.curation.near import SIMILARITY, ImagePrints
 from msip.engine import LocalEngine
-from msip.errors import MsipError
+from msip.errors import MsipError, OptionError
 from msip.files import atomic_path
 from msip.manifest import Manifest, flag_name
+from msip.progress import Progress, silent
 from msip.subsets import subset_path, write_subset
 
 CURATION_NAME = "curation.parquet"
 _SETS = b"evaluation_sets"
 _PREFIXES = dict(zip(RELATIONS, ("sequence", "source", "other_source"), strict=True))
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -95,17 +94,17 @@ class SubsetRequest:
     keep_fraction: float | None = None
 
     def check(self, root: Path) -> None:
-        """Raise ``MsipError`` unless it can be made."""
+        """Raise ``OptionError`` unless it can be made."""
         subset_path(root, self.name)
         if (self.max_similar is None) == (self.keep_fraction is None):
-            raise MsipError(f"--subset {self.name} needs one of --max-similar S and --keep-fraction F.")
+            raise OptionError(f"the subset {self.name} needs one of `max_similar` and `keep_fraction`.")
         if self.max_similar is not None and not selection.LEAST_SIMILARITY <= self.max_similar <= 1:
-            raise MsipError(
-                f"--max-similar is {self.max_similar:g}, expected {selection.LEAST_SIMILARITY:g} to 1: images less "
+            raise OptionError(
+                f"`max_similar` is {self.max_similar:g}, expected {selection.LEAST_SIMILARITY:g} to 1: images less "
                 "alike are not near-duplicates."
             )
         if self.keep_fraction is not None and not 0 < self.keep_fraction <= 1:
-            raise MsipError(f"--keep-fraction is {self.keep_fraction:g}, expected a number above 0 and at most 1.")
+            raise OptionError(f"`keep_fraction` is {self.keep_fraction:g}, expected a number above 0 and at most 1.")
 
 
 def curate(
@@ -116,7 +115,7 @@ def curate(
     flips: bool = False,
     subset: SubsetRequest | None = None,
     workers: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> CurateReport:
     """Flag what is twice, odd or leaked in a build, and perhaps make a lean subset of it; see the module.
 
@@ -127,25 +126,24 @@ def curate(
         flips: also find mirrored, turned and polarity-inverted copies, in eight times the comparing time.
         subset: make it.
         workers: processes that measure, threads that compare.
-        progress: called with a stage, what is done since the last call, and its total.
+        progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
 
     Raises:
         MsipError: no manifest, options that contradict, or ``out`` cannot be written.
     """
     if not selection.LEAST_SIMILARITY <= similarity <= 1:
-        raise MsipError(f"--similarity is {similarity:g}, expected {selection.LEAST_SIMILARITY:g} to 1.")
+        raise OptionError(f"`similarity` is {similarity:g}, expected {selection.LEAST_SIMILARITY:g} to 1.")
     manifest = Manifest.read(out)
     if subset is not None:
         subset.check(manifest.root)
     sets = _known_sets(manifest.root)
     names = set_names(against, sets)
     sets |= {name: str(Path(place).resolve()) for place, name in zip(against, names, strict=True)}
-    count = len(manifest)
     with LocalEngine(workers) as engine:
-        entries = measure(manifest, engine=engine, progress=lambda done: progress("measure", done, count))
+        entries = measure(manifest, engine=engine, progress=progress)
     work = _Work(manifest, entries, similarity, flips, workers, progress)
     leaks = [work.leakage(place, name) for place, name in zip(against, names, strict=True)]
-    report = CurateReport(count, similarity, leakage=leaks)
+    report = CurateReport(len(manifest), similarity, leakage=leaks)
     chosen = None if subset is None else work.choose(subset)  # may refuse: before anything is written
     work.write(report, sets)
     if subset is not None and chosen is not None:
@@ -208,7 +206,6 @@ class _Work:
 
     def write(self, report: CurateReport, sets: dict[str, str]) -> None:
         """Compare, flag, and write ``curation.parquet`` (with the places of all ``sets``) and the manifest."""
-        count = len(self.ids)
         matches = best_matches(
             self.prints,
             least=self.similarity,
@@ -216,14 +213,9 @@ class _Work:
             sources=_numbers(self.source_names),
             sequences=_numbers(self._sequence_names()),
             threads=self.workers,
-            progress=lambda done: self.progress("compare", done, count),
+            progress=self.progress,
         )
-        leader, likeness = leaders(
-            self.prints,
-            least=self.similarity,
-            threads=self.workers,
-            progress=lambda done: self.progress("group", done, count),
-        )
+        leader, likeness = leaders(self.prints, least=self.similarity, threads=self.workers, progress=self.progress)
         findings = rules.appearance_findings(self._columns())
         self._add_duplicates(findings, leader, likeness)
         earlier, old_leaks = self._earlier()

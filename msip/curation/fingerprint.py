@@ -55,7 +55,7 @@ def fingerprint(grey: NDArray[np.uint8]) -> NDArray[np.int8]:
     """The vector of an image: int8 (256,), the lowest 8 x 8 frequencies first; zeros for one without structure.
 
     Args:
-        grey: uint8 (h, w), without letterbox borders (see ``msip.curation.appearance``).
+        grey: uint8 (h, w), without letterbox borders (see ``msip.curation.image_measures``).
     """
     small = _shrink(grey)
     centred = small - np.median(small)

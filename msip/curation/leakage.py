@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msip.curation.fingerprint import VARIANTS
 from msip.curation.matching import Matches, best_matches
 from msip.curation.near import ImagePrints, NearDuplicate, image_files, nearest, read_image_prints
-from msip.errors import FrameError, MsipError
+from msip.errors import FrameError, OptionError
 from msip.files import write_bytes
 from msip.manifest import Manifest
 from msip.pictures import contact_sheet, encode_png
@@ -62,7 +62,7 @@ def set_names(places: Sequence[str | Path], known: Mapping[str, str]) -> list[st
         known: absolute places of earlier runs' sets, by name.
 
     Raises:
-        MsipError: two sets have the same name even so.
+        OptionError: two sets have the same name even so.
     """
     names = []
     for place in places:
@@ -75,9 +75,8 @@ def set_names(places: Sequence[str | Path], known: Mapping[str, str]) -> list[st
     ]
     taken = any(_is_taken(name, place, known) for place, name in zip(places, names, strict=True))
     if taken or len(set(names)) < len(names):
-        raise MsipError(
-            f"two of the sets given with --against, now or before, have the same name ({', '.join(names)}); rename a "
-            "folder."
+        raise OptionError(
+            f"two of the sets in `against`, now or before, have the same name ({', '.join(names)}); rename a folder."
         )
     return names
 

@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 
 from msip.curation.fingerprint import LENGTH, Fingerprints, variant_signs
 from msip.jit import exact_jit
+from msip.progress import Progress, silent
 
 RELATIONS = ("same sequence", "same source", "other source")
 _BLOCK = 256  # rows a task compares with all others
 _TILE = 4096  # of the others: their first words stay in the processor's cache meanwhile
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def best_matches(
     sources: NDArray[np.int32] | None = None,
     sequences: NDArray[np.int32] | None = None,
     threads: int | None = None,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> Matches:
     """The most similar of ``others`` for each of ``queries``; without ``others``, of the other queries.
 
@@ -225,7 +224,7 @@ def best_matches(
         sources, sequences: (n,) a number for each, a sequence below 0 for none; only without ``others``. Where they are
             not given, all matches are in the column "other source".
         threads: default all cores.
-        progress: called with the number of queries finished since the last call.
+        progress: of the stage ``compare``, in queries.
     """
     within = others is None
     count = len(queries)
@@ -249,7 +248,7 @@ def best_matches(
         return vectors.shape[1]
 
     for done in _in_threads(block, range(0, count, _BLOCK), threads):
-        progress(done)
+        progress("compare", done, count)
     return matches
 
 
@@ -260,7 +259,7 @@ def _in_threads(task: Callable[[int], int], starts: range, threads: int | None) 
 
 
 def leaders(
-    prints: Fingerprints, *, least: float, threads: int | None = None, progress: Progress = lambda done: None
+    prints: Fingerprints, *, least: float, threads: int | None = None, progress: Progress = silent
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Choose, in row order, the images that stand for all: greedy leader selection.
 
@@ -285,5 +284,5 @@ def leaders(
 
         list(_in_threads(part, range(start, end, step), threads))
         number = _choose_in_block(side, start, end, chosen, number, limits, leader, similarity)
-        progress(end - start)
+        progress("group", end - start, count)
     return leader, similarity

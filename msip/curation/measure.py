@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.curation import fingerprint
-from msip.curation.appearance import HISTOGRAM_BINS, appearance, without_borders
 from msip.curation.fingerprint import LENGTH, Fingerprints
+from msip.curation.image_measures import HISTOGRAM_BINS, appearance, without_borders
 from msip.engine import Engine
 from msip.ledger import Ledger
 from msip.manifest import Manifest
+from msip.progress import Progress, silent
 from msip.radiometry import to_grey
 from msip.storage import quiet_cv2
 
@@ -63,13 +64,13 @@ def measure_pixels(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     }
 
 
-def measure(manifest: Manifest, *, engine: Engine, progress: Callable[[int], None] = lambda done: None) -> pa.Table:
+def measure(manifest: Manifest, *, engine: Engine, progress: Progress = silent) -> pa.Table:
     """The entries (``ENTRY``) of all rows, in their order; a killed run continues, unchanged images cost nothing.
 
     Args:
         manifest: its ``root`` holds the images.
         engine: runs the tasks.
-        progress: called with the number of images finished since the last call.
+        progress: of the stage ``measure``, in images.
     """
     folder = manifest.root / ".msip" / "measures" / f"v{_APPEARANCE_VERSION}.{fingerprint.VERSION}"
     ledger = Ledger(folder, ENTRY, "sha256")
@@ -77,10 +78,10 @@ def measure(manifest: Manifest, *, engine: Engine, progress: Callable[[int], Non
     known = ledger.read()
     readable = known.filter(known.column("vector").is_valid())  # an image that was unreadable may have been restored
     tasks = list(_tasks(manifest, hashes, set(readable.column("sha256").to_pylist())))
-    progress(len(manifest) - sum(len(task[1]) for task in tasks))
+    progress("measure", len(manifest) - sum(len(task[1]) for task in tasks), len(manifest))
     for entries in engine.run(_measure_batch, tasks):
         ledger.append(entries)
-        progress(len(entries))
+        progress("measure", len(entries), len(manifest))
     table = ledger.finish(list(dict.fromkeys(hashes)))
     ledger.drop_others()
     rows = ledger.index(table)

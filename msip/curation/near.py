@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.curation.appearance import without_borders
 from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint, pixels_digest
+from msip.curation.image_measures import without_borders
 from msip.curation.matching import best_matches
 from msip.errors import FrameError, ManifestError
 from msip.frames import may_be_image

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from msip.curation.fingerprint import Fingerprints
 from msip.curation.matching import leaders
-from msip.errors import MsipError
+from msip.errors import OptionError
 
 LEAST_SIMILARITY = 0.5
 """Images that are less alike are not near-duplicates: unrelated pairs reach 0.5 once in ten thousand."""
@@ -48,13 +48,13 @@ def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *,
     the images that are least like their leader.
 
     Raises:
-        MsipError: fewer cannot be kept without dropping images that are no near-duplicates, or more are not eligible.
+        OptionError: fewer cannot be kept without dropping images that are no near-duplicates, or more are not eligible.
     """
     rows = np.flatnonzero(eligible)
     wanted = round(share * len(eligible))
     if wanted > len(rows):
-        raise MsipError(
-            f"--keep-fraction {share:g} asks for {wanted:,} images, but {len(rows):,} of {len(eligible):,} are neither "
+        raise OptionError(
+            f"`keep_fraction={share:g}` asks for {wanted:,} images, but {len(rows):,} of {len(eligible):,} are neither "
             f"broken, blank nor exact duplicates; give at most {np.floor(1e6 * len(rows) / len(eligible)) / 1e6:g}."
         )
     chosen = prints.take(rows)
@@ -63,8 +63,8 @@ def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *,
     best = leaders(chosen, least=low, threads=threads)
     count = int((best[0] == own).sum())
     if count > wanted:
-        raise MsipError(
-            f"--keep-fraction {share:g} asks for {wanted:,} images, but {count:,} of {len(eligible):,} are not "
+        raise OptionError(
+            f"`keep_fraction={share:g}` asks for {wanted:,} images, but {count:,} of {len(eligible):,} are not "
             f"near-duplicates of one another at all; give at least {np.ceil(1e3 * count / len(eligible)) / 1e3:g}."
         )
     for _ in range(_STEPS):

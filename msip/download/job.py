@@ -25,10 +25,9 @@ from msip.download.transfer import Policy, Remote, fetch, place
 from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
 from msip.frames import IMAGE_SUFFIXES, FrameList, folder_matches, list_frames
+from msip.progress import Progress, silent
 from msip.sources import Host, Source
 
-Progress = Callable[[str, int, int], None]
-"""(stage, bytes since the last call, bytes more that are known to come)"""
 Status = Literal["arrived", "here", "incomplete", "failed", "manual", "planned"]
 _SOURCES_AT_ONCE = 4
 
@@ -59,14 +58,15 @@ def download(
     policy: Policy | None = None,
     limits: Limits | None = None,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Outcome]:
     """Bring all ``sources`` under ``raw``, several at once; one that fails does not stop the others.
 
     Terms must have been accepted before (``accept_terms``). An interrupt ends all transfers; what has arrived is kept.
+    ``progress``: of the stages ``download`` and ``unpack``, side by side, in bytes, called from several threads.
     Raises ``OutputError`` where the disk is too small.
     """
-    job = _Job(raw, policy or Policy(), limits or Limits(), progress or (lambda stage, done, more: None))
+    job = _Job(raw, policy or Policy(), limits or Limits(), progress)
     if dry_run:
         return [job.plan(source) for source in sources]
     if waiting := open_terms(raw, sources):
@@ -89,12 +89,20 @@ class _Job:
     limits: Limits
     report: Progress
     stopped: threading.Event = field(default_factory=threading.Event)
+    totals: dict[tuple[str, Path], int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def progress(self, stage: str, done: int, more: int) -> None:
-        """Called often by every thread, so this is where an interrupt reaches them."""
-        if self.stopped.is_set():
-            raise KeyboardInterrupt
-        self.report(stage, done, more)
+    def progress_of(self, path: Path) -> Progress:
+        """Progress of one file, reported with the total of all. An interrupt reaches the threads here."""
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if self.stopped.is_set():
+                raise KeyboardInterrupt
+            with self.lock:
+                self.totals[stage, path] = total
+                self.report(stage, done, sum(known for key, known in self.totals.items() if key[0] == stage))
+
+        return progress
 
     def pause(self, seconds: float) -> None:
         if self.stopped.wait(seconds):
@@ -108,7 +116,7 @@ class _Job:
         size = "size unknown," if source.size_text == "unknown" else source.size_text
         note = f"{size} from {' or '.join(_page(host) for host in _hosts(source))}"
         if self._to_come(source) > (free := free_bytes(self.raw)):
-            note += f"; only {human_bytes(free)} are free, so free space or choose another --raw"
+            note += f"; only {human_bytes(free)} are free, so free space or choose another `raw`"
         return Outcome(source.name, "planned", note=note)
 
     def refuse_full_disk(self, sources: list[Source]) -> None:
@@ -128,7 +136,7 @@ class _Job:
         if needed > (free := free_bytes(self.raw)):
             raise OutputError(
                 f"{self.raw} has {human_bytes(free)} free, at least {human_bytes(needed)} are to come; free space, "
-                "choose another --raw, or name fewer sources."
+                "choose another `raw`, or name fewer sources."
             )
 
     def run(self, source: Source) -> Outcome:
@@ -225,20 +233,21 @@ class _Job:
         wanted = remotes(source, host)
         sizes = {remote.name: remote.size or 0 for remote in wanted}
         self._refuse(sum(sizes.values()) - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        self.progress("download", 0, sum(sizes.values()))
         for remote in wanted:
-            target = folder / _safe(remote.name)
+            self.progress_of(folder / _safe(remote.name))("download", 0, sizes[remote.name])
+        for remote in wanted:
+            target, size = folder / _safe(remote.name), sizes[remote.name]
             if remote.name in done and target.exists() and target.stat().st_size == done[remote.name]["bytes"]:
-                self.progress("download", sizes[remote.name], 0)
+                self.progress_of(target)("download", size, size)
                 continue
             if record := adopted(remote, target):
-                self.progress("download", sizes[remote.name], 0)
+                self.progress_of(target)("download", size, size)
             done[remote.name] = record or self._one(remote, target)
             self._write_record(source, {"done": False, "arrived": done})
         return done
 
     def _one(self, remote: Remote, target: Path) -> dict[str, Any]:
-        return fetch(remote, target, self.policy, lambda n, more: self.progress("download", n, more), self.pause)
+        return fetch(remote, target, self.policy, self.progress_of(target), self.pause)
 
     def _unpack(self, source: Source) -> None:
         folder, to = self._folder(source), self.raw / source.name
@@ -252,10 +261,8 @@ class _Job:
                 continue
             # Movies are unpacked beside their archives: only their frames belong to the tree.
             target, wanted = (folder / MOVIES, _movies) if movies else (to, members_of(source))
-            size = sum(path.stat().st_size for path in parts)
-            self.progress("unpack", 0, size)
             with self._broken_is_removed(source, parts):
-                extract(parts, target, wanted, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
+                extract(parts, target, wanted, limits=self.limits, progress=self.progress_of(parts[0]))
         if movies:
             for movie in sorted(folder.rglob("*.seq")):
                 self._take_frames(source, movie, to)
@@ -286,9 +293,8 @@ class _Job:
         name = movie_name(movie)
         if name is None:
             raise DownloadError(f"{movie}: its path does not say which set and video it is (set00/V000.seq).")
-        self.progress("unpack", 0, movie.stat().st_size)
         with self._broken_is_removed(source, [movie]):
-            extract([movie], to / "videos" / name, limits=self.limits, progress=lambda n: self.progress("unpack", n, 0))
+            extract([movie], to / "videos" / name, limits=self.limits, progress=self.progress_of(movie))
 
     def instructions(self, source: Source) -> str:
         """What a person must do: page, code, expected files, folder."""

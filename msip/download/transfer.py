@@ -18,9 +18,7 @@ import requests
 from msip.archives import sniff
 from msip.errors import DownloadError
 from msip.files import atomic_path, sync_file, write_errors, write_json
-
-Progress = Callable[[int, int], None]
-"""(bytes gained since the last call, negative where a transfer starts again; bytes to come, if nobody knew)"""
+from msip.progress import Progress
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _QUOTA = re.compile(rb"too many users|quota exceeded|download quota|exceeded the (?:number|rate)", re.IGNORECASE)
@@ -73,8 +71,7 @@ def fetch(
     with write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
     failures, size = 0, part.stat().st_size if part.exists() else 0
-    progress(size, 0)
-    progress = _announcing(remote, progress)
+    progress("download", size, remote.size or 0)
     while True:
         try:
             _attempt(remote, part, policy, progress)
@@ -95,18 +92,6 @@ def fetch(
         part.replace(target)
     _state(part).unlink(missing_ok=True)
     return record
-
-
-def _announcing(remote: Remote, progress: Progress) -> Progress:
-    """Pass on the size that a server tells: only once, and only where nobody knew it."""
-    told = remote.size is not None
-
-    def announce(gained: int, total: int) -> None:
-        nonlocal told
-        progress(gained, 0 if told else total)
-        told = told or total > 0
-
-    return announce
 
 
 def _state(part: Path) -> Path:
@@ -147,7 +132,7 @@ def _opening(
     size = int(span[2]) if span else None
     changed = bool(known) and (known["validator"] != validator or size not in (None, known["total"] or size))
     if response.status_code == 416 or (have and response.status_code == 206 and (not resumed or changed)):
-        _restart(part, have, progress)
+        _restart(remote, part, have, progress)
         raise _TryAgain("the server could not go on where the transfer broke", 0.0)
     if response.status_code not in (200, 206):
         raise DownloadError(f"{remote.name}: {_refusal(response.status_code)} ({remote.url}).")
@@ -159,8 +144,8 @@ def _opening(
             f"{remote.name}: the server offers {total:,} bytes, {remote.size:,} were published; it is another file."
         )
     if not resumed:
-        _restart(part, have, progress)
-    progress(0, total or 0)
+        _restart(remote, part, have, progress)
+    progress("download", 0, remote.size or total or 0)
     write_json(_state(part), {"validator": validator, "total": total, "url": remote.url})
     return total
 
@@ -194,10 +179,10 @@ def refuse_page(name: str, page: bytes) -> NoReturn:
     raise DownloadError(f"{name}: a web page came instead of the file ({shown!r}); open the link in a browser.")
 
 
-def _restart(part: Path, have: int, progress: Progress) -> None:
+def _restart(remote: Remote, part: Path, have: int, progress: Progress) -> None:
     part.unlink(missing_ok=True)
     _state(part).unlink(missing_ok=True)
-    progress(-have, 0)
+    progress("download", -have, remote.size or 0)
 
 
 def _receive(
@@ -216,7 +201,7 @@ def _receive(
             if not chunk:
                 break
             file.write(chunk)
-            progress(len(chunk), 0)
+            progress("download", len(chunk), remote.size or total or 0)
             gained += len(chunk)
             if (passed := time.monotonic() - window) > policy.slow_window_s:
                 if gained < policy.slow_bytes_per_s * passed:

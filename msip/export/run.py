@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from msip.crops import RoiCrop
 from msip.engine import run_tasks
-from msip.errors import ManifestError, MsipError, OutputError
+from msip.errors import ManifestError, OptionError, OutputError
 from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_coco, write_sheet, write_table
 from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
 from msip.export.recipe import CropRecipe, Mode
 from msip.files import local_path, make_output_folder
 from msip.manifest import Manifest, unmatched_flags
+from msip.progress import Progress, silent
 from msip.resize import warm_up
 
 TAR_PIXELS = 256 << 20
@@ -57,7 +58,7 @@ def export_crops(
     exclude_flags: tuple[str, ...] = (),
     workers: int = 1,
     tar_pixels: int = TAR_PIXELS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Write crops of a build, with ``crops.csv`` (where each comes from) and a contact sheet; see docs/export-crops.md.
 
@@ -72,16 +73,16 @@ def export_crops(
         exclude_flags: leave out images with any of these flags.
         workers: processes.
         tar_pixels: the most pixels of a tar, unless one image gives more.
-        progress: called with images finished since the last call, and their total.
+        progress: of the stage ``crops``, in images.
 
     Raises:
         ManifestError: no manifest, one without RoIs, nothing left to export, or a stored image is gone.
         OutputError: ``to`` holds something else, or cannot be written.
-        MsipError: ``padding`` or ``min_size`` with training crops.
+        OptionError: ``padding`` or ``min_size`` with training crops.
     """
     if mode == "training" and (padding or min_size > 1):
-        raise MsipError(
-            "--padding and --min-size are for proposals (--mode rois); a training crop is what the trainer draws: "
+        raise OptionError(
+            "`padding` and `min_size` are for proposals (`mode=rois`); a training crop is what the trainer draws: "
             "leave them out."
         )
     recipe = CropRecipe(mode, per_image, padding, min_size, seed, epoch, crop or RoiCrop())
@@ -93,11 +94,11 @@ def export_crops(
     _remove_others(to, parts)
     finished = {part.name for part in parts if is_finished(part)}
     kept = sum(int(_note(part).schema.metadata[b"images"]) for part in parts if part.name in finished)
-    progress(kept, len(manifest))
+    progress("crops", kept, len(manifest))
     if recipe.mode == "training":
         warm_up()  # compile once here, so that the workers load the cached code
     for _, images in run_tasks(write_part, [part for part in parts if part.name not in finished], workers):
-        progress(images, len(manifest))
+        progress("crops", images, len(manifest))
     crops, with_crops = _list_crops(to, parts, fmt, manifest)
     notes = unmatched_flags(whole.table, exclude_flags)
     return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept, notes)
@@ -106,7 +107,9 @@ def export_crops(
 def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
     manifest = whole.without_flags(exclude_flags)
     if len(manifest) == 0:
-        raise ManifestError(f"{whole.root} leaves no image to export; drop an --exclude-flag or build it again.")
+        raise ManifestError(
+            f"{whole.root} leaves no image to export; leave fewer out with `exclude_flags`, or build it again."
+        )
     if recipe.mode == "rois" and manifest.table.column("rois").null_count == len(manifest):
         raise ManifestError(f"{whole.root} was built without RoIs; run `msip rois {whole.root}` first.")
     return manifest
@@ -116,7 +119,7 @@ def _prepare(to: Path) -> None:
     """Make the folder, or refuse one that holds something else."""
     make_output_folder(to)
     if not notes_folder(to).is_dir() and any(to.iterdir()):
-        raise OutputError(f"{to} is not empty and is no earlier export; choose a new folder with --to.")
+        raise OutputError(f"{to} is not empty and is no earlier export; choose a new folder as `to`.")
     notes_folder(to).mkdir(parents=True, exist_ok=True)
 
 

@@ -25,10 +25,10 @@ def check_port(address: str, port: int) -> None:
     except OSError as error:
         if isinstance(error, socket.gaierror) or "assign" in (error.strerror or ""):
             raise InspectionError(
-                f"{address} is no address of this machine; give --address 127.0.0.1, or 0.0.0.0 for every network."
+                f"{address} is no address of this machine; give the `address` 127.0.0.1, or 0.0.0.0 for every network."
             ) from error
         raise InspectionError(
-            f"port {port} at {address} is in use ({error.strerror or error}); choose another --port."
+            f"port {port} at {address} is in use ({error.strerror or error}); choose another `port`."
         ) from error
 
 
@@ -70,7 +70,7 @@ def _wait_for(url: str) -> None:
                 return
         time.sleep(0.2)
     raise InspectionError(
-        f"the App does not answer at {url} after {_START_S} s; look for errors above, or change --port."
+        f"the App does not answer at {url} after {_START_S} s; look for errors above, or change `port`."
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from msip.inspection.rows import FORMAT, Rows, dataset_name, spread
 from msip.inspection.tags import patch_tags
 from msip.inspection.views import View, make_views
 from msip.manifest import Manifest, flag_name
+from msip.progress import Progress, silent
 
 INFO = "msip"
 """Key of what we note in ``dataset.info``."""
@@ -35,9 +35,6 @@ LOOK = 3
 """Another set of views, or another appearance, is made anew in datasets that are there."""
 
 _CHUNK = 2048
-
-Progress = Callable[[str, int, int], None]
-"""(stage, finished since the last call, total of the stage)"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def inspect(
     *,
     draw: Draw | None = None,
     max_samples: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Inspection:
     """Make or update the dataset of a build, its patches and its saved views.
 
@@ -91,7 +88,7 @@ def inspect(
         out: the folder of the build.
         draw: the training crops; seed 0, epoch 0, four an image by default.
         max_samples: only this many images, spread evenly over the manifest; all by default.
-        progress: called as work is finished.
+        progress: of the stages ``into FiftyOne's database``, in images, and ``views``.
 
     Raises:
         ManifestError: there is no readable manifest.

@@ -32,7 +32,7 @@ def add_embeddings(fiftyone: Any, dataset: Any, sample_ids: list[str], features:
     from fiftyone import brain
 
     if len(sample_ids) < _FEWEST:
-        raise InspectionError(f"--embeddings needs at least {_FEWEST} images, {len(sample_ids)} are here.")
+        raise InspectionError(f"`embeddings` needs at least {_FEWEST} images, {len(sample_ids)} are here.")
     view = dataset.select(sample_ids, ordered=True)
     method = "umap" if importlib.util.find_spec("umap") and len(sample_ids) > 15 else "pca"
     for key in (EMBEDDINGS, SIMILARITY):

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from msip.errors import CollapsedFrame, MsipError
+from msip.errors import CollapsedFrame, OptionError
 
 AgcMethod = Literal["percentile", "full", "clahe", "window"]
 
@@ -41,7 +41,7 @@ def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | Non
 
     Raises:
         CollapsedFrame: the result would be constant.
-        MsipError: an unknown method, or a window that is missing, superfluous or empty.
+        OptionError: an unknown method, or a window that is missing, superfluous or empty.
     """
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"to_8bit needs uint16 (h, w), got {pixels.dtype} {pixels.shape}")
@@ -58,11 +58,13 @@ def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | Non
 
 def _check_request(method: str, window: tuple[int, int] | None) -> None:
     if method not in get_args(AgcMethod):
-        raise MsipError(f"the AGC {method!r} is unknown; choose one of {', '.join(get_args(AgcMethod))}")
+        raise OptionError(f"the AGC {method!r} is unknown; choose one of {', '.join(get_args(AgcMethod))}")
     if (method == "window") != (window is not None):
-        raise MsipError("an AGC window (lo, hi) in counts goes with the method `window`, and only with it")
+        raise OptionError("an AGC window (lo, hi) in counts goes with the method `window`, and only with it")
     if window is not None and not 0 <= window[0] < window[1] < LEVELS:
-        raise MsipError(f"the AGC window {window[0]}..{window[1]} is empty or outside 0..65535; give lo < hi in counts")
+        raise OptionError(
+            f"the AGC window {window[0]}..{window[1]} is empty or outside 0..65535; give lo < hi in counts"
+        )
 
 
 def _full_range(histogram: np.ndarray) -> tuple[int, int]:
@@ -101,7 +103,7 @@ def _clahe(pixels: np.ndarray, lo: int, hi: int) -> np.ndarray:
 
 def _why_collapsed(method: str, asked: tuple[int, int], found: tuple[int, int]) -> str:
     what = f"AGC {method} over counts {asked[0]}..{asked[1]} leaves a constant image of counts {found[0]}..{found[1]}"
-    return f"{what}; choose `--agc full`, or a window inside the counts found" if found[0] < found[1] else what
+    return f"{what}; choose `agc=full`, or a window inside the counts found" if found[0] < found[1] else what
 
 
 def _describe(method: str, lo: int, hi: int) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from msip.statistics.report import StatsReport, stats
+from msip.statistics.stats import StatsReport, stats
 
 __all__ = ["StatsReport", "stats"]

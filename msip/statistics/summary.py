@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from msip.curation.appearance import HISTOGRAM_BINS
 from msip.curation.curate import CURATION_NAME
+from msip.curation.image_measures import HISTOGRAM_BINS
 from msip.errors import ManifestError
 from msip.manifest import MANIFEST_NAME, Manifest, flag_name
 

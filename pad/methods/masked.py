@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from msip.errors import ModelError, WeightsError
+from msip.errors import ModelError, MsipError, WeightsError
 from pad.adapters.attach import attach_adapters
 from pad.adapters.bottleneck import PadConfig
 from pad.encoders.layouts import ENCODER, Parts, adapter_config, from_pad_reference
@@ -99,6 +99,8 @@ class MaskedAutoencoder(Method):
         parts = from_pad_reference(dict(state_dict))
         try:
             method = cls(reference_encoder(parts, metadata), **cls.reference_options(metadata))
+        except MsipError:
+            raise
         except (KeyError, ValueError) as error:
             raise WeightsError(
                 f"the reference's metadata lacks or misstates {error}; give all its dimensions."

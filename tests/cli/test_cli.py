@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cli.download import _Bars
 from cli.main import app
+from cli.output import StageBars
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
@@ -117,10 +117,10 @@ def test_the_bar_of_all_transfers_has_rate_and_remaining_time(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with _Bars(quiet=False) as bars:
+    with StageBars(quiet=False, unit="B") as bars:
         bars("download", 0, 3_000_000)  # of one source
-        bars("download", 0, 1_000_000)  # of another
+        bars("unpack", 0, 10)
         for _ in range(3):
-            bars("download", 1_000_000, 0)
+            bars("download", 1_000_000, 4_000_000)  # with another
         shown = str(bars.bars["download"])
     assert re.search(r"download +: +75%.*3\.00M/4\.00M \[\d\d:\d\d<\d\d:\d\d, .*B/s", shown), shown

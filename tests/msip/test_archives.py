@@ -90,7 +90,7 @@ def write(folder: Path, name: str, data: bytes) -> Path:
 def test_every_format_gives_the_same_tree_twice(name, tmp_path):
     archive = write(tmp_path, name, MAKERS[name]())
     moved = []
-    first = extract(archive, tmp_path / "to", progress=moved.append)
+    first = extract(archive, tmp_path / "to", progress=lambda stage, done, total: moved.append(done))
     assert found(tmp_path / "to") == TREE and first.written == len(TREE) and first.present == 0
     assert sum(moved) == archive.stat().st_size
     second = extract(archive, tmp_path / "to")
@@ -339,7 +339,7 @@ def test_hostile_archives_are_refused_by_name_and_leave_nothing(name, tmp_path):
 def test_limits_can_be_raised_and_lowered(tmp_path):
     archive = write(tmp_path, "zeros.tar.gz", HOSTILE["bomb.tar.gz"][0])
     assert extract(archive, tmp_path / "to", limits=Limits(ratio=2000)).bytes == 40 << 20
-    with pytest.raises(UnsafeArchive, match="--max-unpacked"):
+    with pytest.raises(UnsafeArchive, match="`max_unpacked`"):
         extract(archive, tmp_path / "less", limits=Limits(ratio=2000, total_bytes=1 << 20))
     with pytest.raises(UnsafeArchive, match="members"):
         extract(write(tmp_path, "a.tar", tar_bytes("w")), tmp_path / "few", limits=Limits(members=3))

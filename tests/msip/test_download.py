@@ -23,6 +23,7 @@ from msip.download.shelf import same_name
 from msip.download.terms import accept_terms, accepted_terms
 from msip.download.transfer import Policy, Remote, fetch
 from msip.errors import DownloadError, OutputError
+from msip.progress import silent
 from msip.sources import load_source
 
 PATIENCE = Policy(
@@ -108,8 +109,8 @@ def server():
         running.shutdown()
 
 
-def get(url, target, gained=lambda count, more: None, **facts):
-    return fetch(Remote(url, "train.zip", **facts), target, PATIENCE, gained)
+def get(url, target, progress=silent, **facts):
+    return fetch(Remote(url, "train.zip", **facts), target, PATIENCE, progress)
 
 
 FAULTS = {
@@ -134,10 +135,11 @@ def test_each_fault_has_its_message_and_the_next_run_completes(fault, server, tm
         get(server, tmp_path / "train.zip", **facts)
     assert "train.zip" in str(caught.value) and not (tmp_path / "train.zip").exists()
     Faulty.fault = ""
-    gained, told = [], []
-    record = get(server, tmp_path / "train.zip", lambda count, more: (gained.append(count), told.append(more)))
-    assert (tmp_path / "train.zip").read_bytes() == DATA and sum(gained) == sum(told) == len(DATA)
-    assert record["sha256"] == hashlib.sha256(DATA).hexdigest()
+    calls = []
+    record = get(server, tmp_path / "train.zip", lambda *call: calls.append(call))
+    stages, gained, totals = zip(*calls, strict=True)
+    assert (tmp_path / "train.zip").read_bytes() == DATA and sum(gained) == totals[-1] == len(DATA)
+    assert set(stages) == {"download"} and record["sha256"] == hashlib.sha256(DATA).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["train.zip"]
 
 

@@ -173,7 +173,7 @@ def test_padding_stays_inside_the_image_and_small_proposals_are_left_out(built, 
     least = smallest[len(smallest) // 2] + 1
     export_crops(built, tmp_path / "large", min_size=least, padding=40)  # padding does not make it large
     assert 0 < len(rows_of(tmp_path / "large")) == sum(size >= least for size in smallest) < len(smallest)
-    with pytest.raises(MsipError, match="--mode rois"):
+    with pytest.raises(MsipError, match="`mode=rois`"):
         export_crops(built, tmp_path / "no", mode="training", padding=1)
 
 

@@ -321,8 +321,8 @@ def test_port_in_use_and_address_of_nobody():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(InspectionError, match=r"port \d+ at 127.0.0.1 is in use.*--port"):
+        with pytest.raises(InspectionError, match=r"port \d+ at 127.0.0.1 is in use.*`port`"):
             app.check_port("127.0.0.1", taken.getsockname()[1])
     app.check_port("127.0.0.1", free_port())
-    with pytest.raises(InspectionError, match="--address"):
+    with pytest.raises(InspectionError, match="`address`"):
         app.check_port("192.0.2.1", 5151)

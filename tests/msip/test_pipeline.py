@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from msip import Manifest, build
+from msip.build_report import read_build
 from msip.crops import RoiCrop
-from msip.errors import LayoutError, ManifestError, OutputError, SourceError, StemCollisionError
+from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError, StemCollisionError
 from msip.export import export_crops
 from msip.frames import natural_key, stem_of
 from msip.manifest import carried_flags
-from msip.report import read_build
 from msip.verify import verify
 
 REAL_COUNTS = {
@@ -202,10 +202,10 @@ def test_a_build_never_takes_its_own_images_for_frames(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     places = [(folder, {}), (tmp_path, {}), (folder / "..", {"name": "frames"}), (folder, {"name": "cam"})]
     for out, options in places:
-        with pytest.raises(OutputError, match=r"among the frames in .*choose another --out"):
+        with pytest.raises(OutputError, match=r"among the frames in .*choose another `out`"):
             build(None, out, folder=folder, with_rois=False, **options)
     for out in (tmp_path / "raw", security, security / "out"):
-        with pytest.raises(OutputError, match=r"among the frames in .*choose another --out"):
+        with pytest.raises(OutputError, match=r"among the frames in .*choose another `out`"):
             build(tmp_path / "raw", out, sources=["infrared_security"], with_rois=False)
     assert sorted(tmp_path.rglob("*")) == before
     for _ in range(2):
@@ -272,7 +272,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path):
         (LayoutError, "does not exist", {"raw": None, "folder": tmp_path / "nowhere"}),
         (SourceError, "llvp", {"raw": tmp_path / "raw", "sources": ["llvp"]}),
         (SourceError, "no corpus", {"raw": tmp_path / "raw", "corpus": "mspi"}),
-        (SourceError, "--agc-window", {"raw": tmp_path / "raw", "agc": "window"}),
+        (OptionError, "`agc_window`", {"raw": tmp_path / "raw", "agc": "window"}),
     ]:
         with pytest.raises(error, match=words):
             build(out=out, **arguments)
@@ -290,7 +290,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path):
 def test_names_in_another_encoding_than_utf8(tmp_path):
     latin = tmp_path / os.fsdecode(b"caf\xe9")
     save(latin / "a.png", picture(1))
-    with pytest.raises(SourceError, match=r"caf\\udce9 cannot name a source.*--name"):
+    with pytest.raises(SourceError, match=r"caf\\udce9 cannot name a source.*`name`"):
         build(None, tmp_path / "out", folder=latin, with_rois=False)
     assert build(None, tmp_path / "out", folder=latin, name="cafe", with_rois=False).images == 1
     save(tmp_path / "raw/LLVIP/infrared/train/1.jpg", picture(1))

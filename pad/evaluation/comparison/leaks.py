@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from msip.curation.appearance import without_borders
 from msip.curation.fingerprint import Fingerprints, fingerprint
+from msip.curation.image_measures import without_borders
 from msip.curation.matching import best_matches
 from msip.curation.near import SIMILARITY
 from pad.evaluation.sets.base import Grey

@@ -291,6 +291,8 @@ def _voc(image: Path, annotations: Path, classes: tuple[str, ...]) -> BoxedImage
                 raise EvaluationError(f"{file} names the class {name!r}; expected {', '.join(classes)}.")
             x1, y1, x2, y2 = (float(str(thing.findtext(f"bndbox/{end}"))) for end in ("xmin", "ymin", "xmax", "ymax"))
             ref.boxes.append((x1 - 1, y1 - 1, x2, y2, classes.index(name), False))
+    except EvaluationError:
+        raise
     except (ElementTree.ParseError, ValueError) as error:
         raise EvaluationError(f"{file} is no VOC annotation ({error}); get it again.") from error
     return ref

@@ -13,7 +13,6 @@ The same build gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import msip
+from msip.build_report import read_build
 from msip.curation.measure import measure, read_pixels
 from msip.engine import LocalEngine
 from msip.files import write_bytes
 from msip.manifest import Manifest
 from msip.pictures import contact_sheet
+from msip.progress import Progress, silent
 from msip.radiometry import to_grey
-from msip.report import read_build
 from msip.statistics import plots
 from msip.statistics.croissant import croissant
 from msip.statistics.page import render
 from msip.statistics.summary import REFERENCE_MEAN, REFERENCE_STD, Numbers, summarise
 from msip.statistics.terms import commercial_shares, terms_of
+from msip.version import __version__
 
 FOLDER = "stats"
 CARD_NAME, CROISSANT_NAME = "data-card.md", "croissant.json"
@@ -60,23 +60,20 @@ class StatsReport:
     files: list[Path]
 
 
-def stats(
-    out: str | Path, *, workers: int = 1, progress: Callable[[str, int, int], None] = lambda stage, done, total: None
-) -> StatsReport:
+def stats(out: str | Path, *, workers: int = 1, progress: Progress = silent) -> StatsReport:
     """Count and draw what a build holds; see the module. Images measured before are not read again.
 
     Args:
         out: a build.
         workers: processes that measure.
-        progress: called with a stage, what is done since the last call, and its total.
+        progress: of the stage ``measure``, in images.
 
     Raises:
         MsipError: no manifest, or ``out`` cannot be written.
     """
     manifest = Manifest.read(out)
-    count = len(manifest)
     with LocalEngine(workers) as engine:
-        measures = measure(manifest, engine=engine, progress=lambda done: progress("measure", done, count))
+        measures = measure(manifest, engine=engine, progress=progress)
     numbers = _with_facts(manifest, summarise(manifest, measures))
     drawn = draw(numbers)
     samples = cv2.imencode(".jpg", sample_sheet(manifest), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
@@ -104,7 +101,7 @@ def _with_facts(manifest: Manifest, numbers: Numbers) -> Numbers:
             "name": build.get("corpus") or manifest.root.resolve().name,
             "corpus": build.get("corpus"),
             "proposals": build.get("proposals"),
-            "msip": msip.__version__,
+            "msip": __version__,
             "manifest_sha256": manifest.digest(),
             "sources": len(terms),
         },

@@ -79,9 +79,9 @@ class BuildReport:
 
     Attributes:
         sources: in output order.
-        corpus: its name, or ``None`` for ``--folder``.
+        corpus: its name, or ``None`` for one's own ``folder``.
         dry_run: nothing was written.
-        rois: RoIs in the manifest, or ``None`` with ``--no-rois``.
+        rois: RoIs in the manifest, or ``None`` where none were asked for.
         proposals: the name of how they were found, or ``None`` likewise.
         kept: sources of an earlier build into the same folder that this one left as they were, with their images.
         needed_bytes, free_bytes: of the disk, before the build.

@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -99,3 +100,14 @@ def _refuse_what_is_not_read(page: Any, name: str) -> None:
         why = f"a palette of {page.bitspersample} bits is not read; save it as grey or RGB"
     if why:
         raise UnsupportedFrame(f"{name}: TIFF: {why}")
+
+
+TIFF = CameraFormat(
+    name="TIFF, BigTIFF",
+    suffixes=(".tif", ".tiff"),
+    recognises=lambda data: data.startswith(MAGICS),
+    read=read_tiff,
+    reads="bilevel, 8- and 16-bit unsigned grey, RGB, palette; either byte order; plain, LZW, Deflate, PackBits",
+    refuses="float, signed and 32-bit samples, several frames, a frame behind its thumbnail, WhiteIsZero, alpha, "
+    "planar RGB, JPEG and fax compression",
+)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msip.errors import LayoutError, StemCollisionError
 from msip.manifest import MANIFEST_NAME
-from msip.radiometry.cameras import HEAD, known_suffixes, read_suffixes, starts_a_frame
+from msip.radiometry.cameras import HEAD, starts_a_frame, suffixes
 from msip.report import BUILD_NAME
 from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
@@ -126,7 +126,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         if not entry.is_file:
             continue
         suffix = _suffix(entry.name)
-        if suffix in read_suffixes() and not entry.name.startswith("."):
+        if suffix in suffixes() and not entry.name.startswith("."):
             names.append(entry.name)
         else:
             listing.strays[printable(suffix or entry.name)] += 1
@@ -249,7 +249,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(_suffix(entry.name) in read_suffixes() for entry in scan(folder))
+    return any(_suffix(entry.name) in suffixes() for entry in scan(folder))
 
 
 def _suffix(name: str) -> str:
@@ -358,7 +358,7 @@ def _ignored(parts: Sequence[str]) -> bool:
 
 def may_be_image(path: Path) -> bool:
     """Whether a file among anyone's own frames is read, or refused by name: by its suffix or its first bytes."""
-    return path.suffix.lower() in known_suffixes() or starts_a_frame(read_head(path, HEAD))
+    return path.suffix.lower() in suffixes(refused=True) or starts_a_frame(read_head(path, HEAD))
 
 
 def stem_of(relative: str) -> str:

@@ -345,16 +345,16 @@ def _manifest_folder() -> Traversable:
 
 
 @cache
-def _manifest_folders() -> list[Traversable]:
-    """The project's own folder, and those of packages registered as ``msip.sources`` (their YAML files)."""
-    packages = load_plugins("msip.sources", ModuleType).values()
-    return [_manifest_folder(), *(importlib.resources.files(package) for package in packages)]
+def _other_folders() -> list[Traversable]:
+    """The folders of packages that are registered as ``msip.sources``."""
+    return [importlib.resources.files(package) for package in load_plugins("msip.sources", ModuleType).values()]
 
 
 def _manifest_files(model: type[Facts]) -> dict[str, Traversable]:
     """Name (= stem) to file, of the sources or of the corpora; a corpus is a file with a ``sources`` key."""
     found: dict[str, Traversable] = {}
-    for file in (file for folder in _manifest_folders() for file in folder.iterdir() if file.name.endswith(".yaml")):
+    files = (file for folder in (_manifest_folder(), *_other_folders()) for file in folder.iterdir())
+    for file in (file for file in files if file.name.endswith(".yaml")):
         is_corpus = any(line.startswith("sources:") for line in file.read_text(encoding="utf-8").splitlines())
         if is_corpus == (model is Corpus):
             name = file.name.removesuffix(".yaml")

@@ -25,7 +25,7 @@ from msip.download.transfer import Policy, Remote, fetch, place
 from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
 from msip.frames import FrameList, folder_matches, list_frames
-from msip.radiometry.cameras import read_suffixes
+from msip.radiometry.cameras import suffixes
 from msip.sources import Host, Source
 
 Progress = Callable[[str, int, int], None]
@@ -343,7 +343,7 @@ def members_of(source: Source) -> Callable[[str], str | bool]:
 
     def wanted(path: str) -> str | bool:
         parts = path.split("/")
-        if Path(parts[-1]).suffix.lower() not in read_suffixes() or parts[-1].startswith("."):
+        if Path(parts[-1]).suffix.lower() not in suffixes() or parts[-1].startswith("."):
             return False
         for pattern in patterns:
             if pattern == ["**"]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from numpy.typing import NDArray
 
 from msip.errors import BrokenFrame, FrameError
+from msip.radiometry.agc import to_8bit
 from msip.radiometry.camera import CameraFormat
 from msip.radiometry.cameras import FORMATS, camera_formats
 from msip.radiometry.cameras.refused import not_an_image
+from msip.radiometry.checks import to_grey
 from msip.radiometry.frame import RawFrame
 
 
@@ -50,3 +55,12 @@ def _read_foreign(camera: CameraFormat, data: bytes, name: str) -> RawFrame | No
 def kept_suffix(container: str) -> str | None:
     """The suffix under which a file of this container is stored as it is; None where its pixels become a PNG."""
     return camera_formats()[container].kept
+
+
+def read_grey8(path: Path, *, name: str | None = None) -> NDArray[np.uint8]:
+    """Any image as uint8 (h, w): colour to luma, 16-bit counts through the percentile window as in a build.
+
+    Raises ``FrameError`` (``name`` begins its message) and ``OSError``.
+    """
+    pixels = to_grey(decode(path.read_bytes(), name=name or str(path)).pixels)
+    return np.asarray(pixels if pixels.dtype == np.uint8 else to_8bit(pixels, "percentile")[0], np.uint8)

@@ -46,7 +46,7 @@ def frames(tmp_path) -> Path:
 
 @pytest.fixture
 def fresh_formats():
-    caches = (cameras.camera_formats, cameras.read_suffixes, cameras.known_suffixes)
+    caches = (cameras.camera_formats, cameras.suffixes)
     for cached in caches:
         cached.cache_clear()
     yield

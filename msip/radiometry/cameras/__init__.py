@@ -43,15 +43,11 @@ def camera_formats() -> dict[str, CameraFormat]:
 
 
 @cache
-def read_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that are read: the frames of published sources have no others."""
-    return frozenset(suffix for camera in camera_formats().values() if camera.reads for suffix in camera.suffixes)
-
-
-@cache
-def known_suffixes() -> frozenset[str]:
-    """``read_suffixes``, and those of formats that are refused by name rather than passed over in silence."""
-    return frozenset(suffix for camera in camera_formats().values() for suffix in camera.suffixes)
+def suffixes(*, refused: bool = False) -> frozenset[str]:
+    """Suffixes of the formats that are read; with ``refused`` also of those that are refused, by name, as frames."""
+    return frozenset(
+        suffix for camera in camera_formats().values() if camera.reads or refused for suffix in camera.suffixes
+    )
 
 
 def starts_a_frame(head: bytes) -> bool:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from msip.curation import SIMILARITY
 from msip.curation.fingerprint import LENGTH, Fingerprints, fingerprint, variant_signs
 from msip.curation.matching import best_matches, leaders
-from msip.frames import IMAGE_SUFFIXES
+from msip.radiometry.cameras import suffixes
 
 Grey = NDArray[np.uint8]
 Pairs = NDArray[np.int64]
@@ -169,7 +169,7 @@ def read(path: Path) -> Grey | None:
 
 def chosen_files(folder: Path) -> list[Path]:
     """At most ``MOST_PER_FOLDER`` images, evenly spaced."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes())
     return files[:: max(1, -(-len(files) // MOST_PER_FOLDER))]
 
 
@@ -260,7 +260,7 @@ def sequences(root: Path, methods: list[Finder]) -> dict[str, Truth]:
     """Frames of standing cameras: a frame and one so many after it; pairs of two sequences are none."""
     images, labels = [], []
     for name, folder in SEQUENCES.items():
-        files = sorted(path for path in (root / folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(path for path in (root / folder).rglob("*") if path.suffix.lower() in suffixes())
         images += [read(path) for path in files]
         labels += [name] * len(files)
     names, rows = np.array(labels), np.arange(len(labels))

@@ -17,14 +17,9 @@ from pathlib import Path
 from msip.build_report import BUILD_NAME
 from msip.errors import LayoutError, StemCollisionError
 from msip.manifest import MANIFEST_NAME
+from msip.radiometry.cameras import HEAD, starts_a_frame, suffixes
 from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
-"""Of corpus sources; anything else in a frame folder is counted as a stray."""
-
-FOLDER_SUFFIXES = IMAGE_SUFFIXES | {".jpe", ".fff", ".cptv", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".seq", ".raw"}
-"""Of ``--folder``: also formats that are refused by name rather than passed over in silence."""
 
 _MAX_STEM_BYTES = 200  # file systems allow 255 for a name; the temporary suffix needs room
 _IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -36,7 +31,6 @@ _OUTPUTS = (  # what names a folder that msip wrote: all of one line
     ("run.yaml", "checkpoints"),
     ("results.csv", "cells", "tasks"),
 )
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"FFF\x00", b"CPTV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +126,7 @@ def _add_folder(listing: FrameList, source: Source, folder: Path, captures: tupl
         if not entry.is_file:
             continue
         suffix = _suffix(entry.name)
-        if suffix in IMAGE_SUFFIXES and not entry.name.startswith("."):
+        if suffix in suffixes() and not entry.name.startswith("."):
             names.append(entry.name)
         else:
             listing.strays[printable(suffix or entry.name)] += 1
@@ -255,7 +249,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(_suffix(entry.name) in IMAGE_SUFFIXES for entry in scan(folder))
+    return any(_suffix(entry.name) in suffixes() for entry in scan(folder))
 
 
 def _suffix(name: str) -> str:
@@ -364,7 +358,7 @@ def _ignored(parts: Sequence[str]) -> bool:
 
 def may_be_image(path: Path) -> bool:
     """Whether a file among anyone's own frames is read, or refused by name: by its suffix or its first bytes."""
-    return path.suffix.lower() in FOLDER_SUFFIXES or read_head(path, 8).startswith(_SIGNATURES)
+    return path.suffix.lower() in suffixes(refused=True) or starts_a_frame(read_head(path, HEAD))
 
 
 def stem_of(relative: str) -> str:

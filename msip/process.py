@@ -25,7 +25,6 @@ from msip.trees import read_file
 RECIPE_VERSION = 1
 """Raised whenever the same frame would become other bytes or another row, so that old work is not reused."""
 
-KEPT_CONTAINERS = frozenset({"jpeg", "png", "bmp"})
 _WHITE = 200  # a JPEG-coded white border is not exactly 255
 
 ENTRY_SCHEMA = pa.schema(
@@ -174,8 +173,7 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     if recipe.crop_px or recipe.grey or recipe.channel is not None:
         return _render_transformed(raw, data, recipe, flags)
     grey = radiometry.to_grey(raw.pixels)
-    if raw.container in KEPT_CONTAINERS:
-        extension = radiometry.extension_of(raw.container)
+    if (extension := radiometry.kept_suffix(raw.container)) is not None:
         return Stored(data, extension, grey, raw.channels, raw.note, tuple(flags))
     channels = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
     return Stored(_encode(".png", raw.pixels), ".png", grey, channels, _joined(raw.note, "png"), tuple(flags))

@@ -12,13 +12,16 @@ import importlib.resources
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from msip.errors import SourceError
+from msip.plugins import load_plugins
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11 on
@@ -341,14 +344,23 @@ def _manifest_folder() -> Traversable:
     return checkout if checkout.is_dir() else importlib.resources.files("msip_data_manifests")
 
 
+@cache
+def _other_folders() -> list[Traversable]:
+    """The folders of packages that are registered as ``msip.sources``."""
+    return [importlib.resources.files(package) for package in load_plugins("msip.sources", ModuleType).values()]
+
+
 def _manifest_files(model: type[Facts]) -> dict[str, Traversable]:
     """Name (= stem) to file, of the sources or of the corpora; a corpus is a file with a ``sources`` key."""
-    found = {}
-    for file in _manifest_folder().iterdir():
-        if file.name.endswith(".yaml"):
-            is_corpus = any(line.startswith("sources:") for line in file.read_text(encoding="utf-8").splitlines())
-            if is_corpus == (model is Corpus):
-                found[file.name.removesuffix(".yaml")] = file
+    found: dict[str, Traversable] = {}
+    files = (file for folder in (_manifest_folder(), *_other_folders()) for file in folder.iterdir())
+    for file in (file for file in files if file.name.endswith(".yaml")):
+        is_corpus = any(line.startswith("sources:") for line in file.read_text(encoding="utf-8").splitlines())
+        if is_corpus == (model is Corpus):
+            name = file.name.removesuffix(".yaml")
+            if name in found:
+                raise SourceError(f"{found[name]} and {file} describe one name; rename the file of your own package.")
+            found[name] = file
     return found
 
 

@@ -19,7 +19,7 @@ from msip.errors import FrameError, OptionError
 from msip.files import write_bytes
 from msip.manifest import Manifest
 from msip.pictures import contact_sheet, encode_png
-from msip.radiometry.read import read_grey8
+from msip.radiometry import read_grey8
 
 FOLDER = "leakage"
 _SHOWN_PAIRS = 48

@@ -16,7 +16,7 @@ from msip.curation.matching import best_matches
 from msip.errors import FrameError, ManifestError
 from msip.frames import may_be_image
 from msip.manifest import MANIFEST_NAME, Manifest
-from msip.radiometry.read import read_grey8
+from msip.radiometry import read_grey8
 
 SIMILARITY = 0.75
 """From here on two images count as near-duplicates unless another threshold is given; ``docs/curate.md`` says why."""

@@ -24,8 +24,9 @@ from msip.download.terms import open_terms
 from msip.download.transfer import Policy, Remote, fetch, place
 from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
 from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
-from msip.frames import IMAGE_SUFFIXES, FrameList, folder_matches, list_frames
+from msip.frames import FrameList, folder_matches, list_frames
 from msip.progress import Progress, silent
+from msip.radiometry.cameras import suffixes
 from msip.sources import Host, Source
 
 Status = Literal["arrived", "here", "incomplete", "failed", "manual", "planned"]
@@ -348,7 +349,7 @@ def members_of(source: Source) -> Callable[[str], str | bool]:
 
     def wanted(path: str) -> str | bool:
         parts = path.split("/")
-        if Path(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES or parts[-1].startswith("."):
+        if Path(parts[-1]).suffix.lower() not in suffixes() or parts[-1].startswith("."):
             return False
         for pattern in patterns:
             if pattern == ["**"]:

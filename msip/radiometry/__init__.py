@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from msip.radiometry.agc import AgcMethod, to_8bit
 from msip.radiometry.checks import colour_fraction, image_statistics, is_colour_mapped, is_constant, phash, to_grey
-from msip.radiometry.decode import decode, extension_of
+from msip.radiometry.decode import decode, kept_suffix, read_grey8
 from msip.radiometry.frame import MAX_PIXELS, RawFrame
-from msip.radiometry.read import read_grey8
 
 __all__ = [
     "MAX_PIXELS",
@@ -14,10 +13,10 @@ __all__ = [
     "RawFrame",
     "colour_fraction",
     "decode",
-    "extension_of",
     "image_statistics",
     "is_colour_mapped",
     "is_constant",
+    "kept_suffix",
     "phash",
     "read_grey8",
     "to_8bit",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from msip.radiometry import bmp, flir, jpeg, png, tiff
-from msip.radiometry.dji import read_dji_segments
-from msip.radiometry.flir import read_flir_segments
-from msip.radiometry.formats import refusal
-from msip.radiometry.frame import RawFrame
+from pathlib import Path
 
-KEPT_EXTENSIONS = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp"}
+import numpy as np
+from numpy.typing import NDArray
+
+from msip.errors import BrokenFrame, FrameError
+from msip.radiometry.agc import to_8bit
+from msip.radiometry.camera import CameraFormat
+from msip.radiometry.cameras import FORMATS, camera_formats
+from msip.radiometry.cameras.refused import not_an_image
+from msip.radiometry.checks import to_grey
+from msip.radiometry.frame import RawFrame
 
 
 def decode(data: bytes, *, name: str) -> RawFrame:
@@ -26,19 +31,36 @@ def decode(data: bytes, *, name: str) -> RawFrame:
         UnsupportedFrame: a known format or variant that is not read, by name.
         TooLargeFrame: the header announces more than ``frame.MAX_PIXELS`` pixels; nothing was decoded.
     """
-    if data.startswith(jpeg.MAGIC):
-        return jpeg.read_jpeg(data, name, (read_flir_segments, read_dji_segments))
-    if data.startswith(png.MAGIC):
-        return png.read_png(data, name)
-    if data.startswith(bmp.MAGIC):
-        return bmp.read_bmp(data, name)
-    if data.startswith(tiff.MAGICS):
-        return tiff.read_tiff(data, name)
-    if data.startswith(flir.MAGICS):
-        return flir.read_fff(data, name)
-    raise refusal(data, name)
+    for key, camera in camera_formats().items():
+        if camera.recognises(data):
+            frame = camera.read(data, name) if key in FORMATS else _read_foreign(camera, data, name)
+            if frame is not None:
+                return frame
+    raise not_an_image(data, name)
 
 
-def extension_of(container: str) -> str:
-    """The stored file's suffix with its dot: ``.jpg``, ``.png`` and ``.bmp`` are kept, all else becomes ``.png``."""
-    return KEPT_EXTENSIONS.get(container, ".png")
+def _read_foreign(camera: CameraFormat, data: bytes, name: str) -> RawFrame | None:
+    """The frame of another package's reader, whose faults must not end a build."""
+    try:
+        frame = camera.read(data, name)
+    except FrameError:
+        raise
+    except Exception as error:
+        raise BrokenFrame(f"{name}: the reader of {camera.name} failed ({type(error).__name__}: {error})") from error
+    if frame is not None and frame.pixels.dtype not in (np.uint8, np.uint16):
+        raise BrokenFrame(f"{name}: the reader of {camera.name} gave {frame.pixels.dtype}, expected uint8 or uint16")
+    return frame
+
+
+def kept_suffix(container: str) -> str | None:
+    """The suffix under which a file of this container is stored as it is; None where its pixels become a PNG."""
+    return camera_formats()[container].kept
+
+
+def read_grey8(path: Path, *, name: str | None = None) -> NDArray[np.uint8]:
+    """Any image as uint8 (h, w): colour to luma, 16-bit counts through the percentile window as in a build.
+
+    Raises ``FrameError`` (``name`` begins its message) and ``OSError``.
+    """
+    pixels = to_grey(decode(path.read_bytes(), name=name or str(path)).pixels)
+    return np.asarray(pixels if pixels.dtype == np.uint8 else to_8bit(pixels, "percentile")[0], np.uint8)

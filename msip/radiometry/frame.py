@@ -22,8 +22,7 @@ class RawFrame:
     native byte order. A palette is already applied; an alpha beside grey is dropped.
     ``bit_depth``: bits per sample as stored (1, 2, 4, 8 or 16; 1 to 4 are expanded to 0..255 in ``pixels``).
     ``channels``: samples per pixel as stored (palette 1, grey with alpha 2).
-    ``container``: ``jpeg``, ``png``, ``bmp``, ``tiff``, or whose counts these are: ``flir`` (radiometric JPEG),
-    ``fff``, ``dji`` (R-JPEG).
+    ``container``: the key of the format in ``msip.radiometry.cameras.FORMATS`` or of a package's entry point.
     ``radiometric``: the container says that ``pixels`` are sensor counts (``flir``, ``fff``, ``dji``). A 16-bit PNG
     or TIFF usually holds counts too, but nothing in it says so: False.
     ``note``: what a careful user wants to know (palette, bytes left unread, ...), else empty.
@@ -63,3 +62,8 @@ def decode_with_cv2(data: bytes, name: str, what: str) -> np.ndarray:
 def trailing_note(count: int) -> str:
     """Note on bytes behind the image's end (some cameras append undocumented data), empty for none."""
     return f"{count} bytes after the end of the image not read" if count > 0 else ""
+
+
+def roughness(counts: np.ndarray) -> float:
+    """Mean absolute difference between horizontal neighbours, in counts; 0 for a single column."""
+    return float(np.abs(np.diff(counts.astype(np.int32), axis=1)).mean()) if counts.shape[1] > 1 else 0.0

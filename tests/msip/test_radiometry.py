@@ -372,7 +372,7 @@ def test_dji_counts_are_read_where_they_fill_the_preview():
 
 
 def test_stored_suffix():
-    stored = {c: radiometry.extension_of(c) for c in ("jpeg", "png", "bmp", "tiff", "flir", "fff", "dji")}
+    stored = {c: radiometry.kept_suffix(c) or ".png" for c in ("jpeg", "png", "bmp", "tiff", "flir", "fff", "dji")}
     kept = {"jpeg": ".jpg", "bmp": ".bmp"}
     assert stored == dict.fromkeys(stored, ".png") | kept
 

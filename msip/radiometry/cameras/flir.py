@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from msip.errors import BrokenFrame, UnsupportedFrame
-from msip.radiometry import png
-from msip.radiometry.frame import RawFrame, check_size
-from msip.radiometry.jpeg import Segment
+from msip.radiometry.camera import CameraFormat
+from msip.radiometry.cameras import jpeg, png
+from msip.radiometry.frame import RawFrame, check_size, roughness
 
 MAGICS = (b"FFF\0", b"AFF\0")
 APP1, SEGMENT_MAGIC = 0xE1, b"FLIR\0"
@@ -33,23 +33,25 @@ class Record(NamedTuple):
     stop: int
 
 
-def read_flir_segments(parts: list[Segment], width: int, height: int, name: str) -> RawFrame | None:
+def read_flir_jpeg(data: bytes, name: str) -> RawFrame | None:
     """The counts in a JPEG's FLIR segments; None where there are none, or no raw record (a plain 8-bit export).
 
-    ``width`` and ``height`` are the preview's and unused: the sensor's own size stands in the raw record.
+    The preview is decoded too, because a damaged file is refused as broken whatever it carries.
     """
+    parts, _ = jpeg.segments(data, name)
     numbered = [part.content for part in parts if part.marker == APP1 and part.content.startswith(SEGMENT_MAGIC)]
     if not numbered:
         return None
+    jpeg.read_jpeg(data, name)
     by_number = {content[6]: content[SEGMENT_HEADER:] for content in numbered if len(content) >= SEGMENT_HEADER}
     last = numbered[0][7] if len(numbered[0]) >= SEGMENT_HEADER else 0
     if sorted(by_number) != list(range(last + 1)):
         raise BrokenFrame(
             f"{name}: {len(by_number)} of the {last + 1} segments with FLIR data are here; get the file again"
         )
-    data = b"".join(by_number[number] for number in range(last + 1))
-    record = _raw_record(_directory(data, name))
-    return None if record is None else _read_counts(data, record, "flir", name)
+    records = b"".join(by_number[number] for number in range(last + 1))
+    record = _raw_record(_directory(records, name))
+    return None if record is None else _read_counts(records, record, "flir", name)
 
 
 def read_fff(data: bytes, name: str) -> RawFrame:
@@ -91,7 +93,7 @@ def _read_counts(data: bytes, record: Record, container: str, name: str) -> RawF
     content = data[record.start + PIXELS_AT : record.stop]
     if content.startswith(png.MAGIC):
         counts, note = _counts_of_png(content, name), "FLIR raw frame stored as PNG"
-    elif content.startswith(b"\xff\xd8\xff"):
+    elif content.startswith(jpeg.MAGIC):
         raise UnsupportedFrame(f"{name}: a FLIR raw frame packed as JPEG is not read; export it as 16-bit TIFF")
     elif len(content) >= 2 * width * height:
         counts = np.frombuffer(content, order + "u2", width * height).reshape(height, width).astype(np.uint16)
@@ -119,6 +121,19 @@ def _counts_of_png(content: bytes, name: str) -> np.ndarray:
     return swapped if roughness(swapped) <= roughness(frame.pixels) else frame.pixels
 
 
-def roughness(counts: np.ndarray) -> float:
-    """Mean absolute difference between horizontal neighbours, in counts; 0 for a single column."""
-    return float(np.abs(np.diff(counts.astype(np.int32), axis=1)).mean()) if counts.shape[1] > 1 else 0.0
+FLIR = CameraFormat(
+    name="FLIR radiometric JPEG",
+    suffixes=jpeg.JPEG.suffixes,
+    recognises=jpeg.JPEG.recognises,
+    read=read_flir_jpeg,
+    reads="the raw counts: stored plain in either byte order, or as PNG",
+    refuses="raw frames packed in another way",
+)
+FFF = CameraFormat(
+    name="FLIR FFF",
+    suffixes=(".fff",),
+    recognises=lambda data: data.startswith(MAGICS),
+    read=read_fff,
+    reads="the raw counts, as in a radiometric JPEG",
+    refuses="movies of several frames",
+)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 
-from msip.errors import BrokenFrame, FrameError, UnsupportedFrame
+from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 
 SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF87a", "GIF"),
@@ -44,16 +45,24 @@ TEXT = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
 SAMPLE = 512
 
 
-def refusal(data: bytes, name: str) -> FrameError:
-    """The exception for bytes of none of the containers that are read; never returns a reason to go on."""
+def known_format(data: bytes) -> str:
+    """The name of a format that is not read, by its first bytes; empty for anything else."""
+    if data.startswith(GZIP):
+        return "CPTV thermal movie" if _unpacked_start(data).startswith(b"CPTV") else "gzip archive"
+    return next((what for at, magic, what in SIGNATURES if data.startswith(magic, at)), "")
+
+
+def refuse(data: bytes, name: str) -> None:
+    """Raise ``UnsupportedFrame`` with the format's name and what to do."""
+    known = known_format(data)
+    advice = "extract it" if known.endswith("archive") else "save each frame as PNG (16-bit for counts)"
+    raise UnsupportedFrame(f"{name}: {known} is not read; {advice} first")
+
+
+def not_an_image(data: bytes, name: str) -> BrokenFrame:
+    """The exception for bytes of no known format."""
     if not data:
         return BrokenFrame(f"{name}: the file is empty; get it again from its source")
-    known = next((what for at, magic, what in SIGNATURES if data.startswith(magic, at)), "")
-    if data.startswith(GZIP):
-        known = "CPTV thermal movie" if _unpacked_start(data).startswith(b"CPTV") else "gzip archive"
-    if known:
-        advice = "extract it" if known.endswith("archive") else "save each frame as PNG (16-bit for counts)"
-        return UnsupportedFrame(f"{name}: {known} is not read; {advice} first")
     return BrokenFrame(f"{name}: {_what_it_is(data)}; expected a JPEG, PNG, BMP, TIFF, or FLIR FFF file")
 
 
@@ -75,3 +84,13 @@ def _what_it_is(data: bytes) -> str:
     if not start.translate(None, TEXT):
         return "text instead of an image"
     return f"no image ({len(data)} bytes starting with {start[:4].hex(' ')})"
+
+
+REFUSED = CameraFormat(
+    name="GIF, WebP, HEIF, AVIF, JPEG 2000, JPEG XL, PNM, CPTV, NorPix and other movies, archives, arrays",
+    suffixes=(".cptv", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".seq", ".raw"),
+    recognises=lambda data: bool(known_format(data)),
+    read=refuse,
+    reads="",
+    refuses="all",
+)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from msip.errors import UnsupportedFrame
-from msip.radiometry.flir import roughness
-from msip.radiometry.frame import RawFrame
-from msip.radiometry.jpeg import Segment
+from msip.radiometry.camera import CameraFormat
+from msip.radiometry.cameras import jpeg
+from msip.radiometry.frame import RawFrame, roughness
 
 APP1, APP3, APP4 = 0xE1, 0xE3, 0xE4
 SMALLEST_RAW = 2 * 160 * 120
@@ -22,13 +22,15 @@ SMOOTHER = 4.0
 """How much smoother counts must be than with their bytes swapped; images measured 100 to 900, noise is 1."""
 
 
-def read_dji_segments(parts: list[Segment], width: int, height: int, name: str) -> RawFrame | None:
-    """The counts of a DJI R-JPEG of ``width`` x ``height``; None where the file is no such thing."""
+def read_dji(data: bytes, name: str) -> RawFrame | None:
+    """The counts of a DJI R-JPEG; None where the file is no such thing."""
+    parts, _ = jpeg.segments(data, name)
     by_dji = any(part.marker == APP1 and b"DJI" in part.content for part in parts)
     raw = b"".join(part.content for part in parts if part.marker == APP3)
     extra = sum(len(part.content) for part in parts if part.marker == APP4)
     if not by_dji or len(raw) + extra < SMALLEST_RAW:
         return None
+    height, width = jpeg.read_jpeg(data, name).pixels.shape[:2]
     if len(raw) == 2 * width * height:
         counts = np.frombuffer(raw, "<u2").reshape(height, width).astype(np.uint16)
         if roughness(counts) * SMOOTHER <= roughness(counts.byteswap()):
@@ -37,3 +39,13 @@ def read_dji_segments(parts: list[Segment], width: int, height: int, name: str) 
         f"{name}: a DJI R-JPEG whose raw frame is stored in an unknown way, and its preview is no radiometric data; "
         "convert it to 16-bit TIFF with DJI's Thermal SDK first"
     )
+
+
+DJI = CameraFormat(
+    name="DJI R-JPEG",
+    suffixes=jpeg.JPEG.suffixes,
+    recognises=jpeg.JPEG.recognises,
+    read=read_dji,
+    reads="the raw counts, where the APP3 segments hold exactly one 16-bit value for each pixel of the preview",
+    refuses="every other form (convert it to 16-bit TIFF with DJI's Thermal SDK first)",
+)

@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -77,25 +78,40 @@ def _check_deflated(data: bytes, extents: list[tuple[int, int]], name: str) -> N
 
 def _refuse_what_is_not_read(page: Any, name: str) -> None:
     """Name, once, why these tags are not read."""
+    bits, samples, photometric = page.bitspersample, page.samplesperpixel, page.photometric
     kind = {1: "unsigned", 2: "signed", 3: "float"}.get(int(page.sampleformat), "unknown")
-    why = ""
-    if kind != "unsigned" or page.bitspersample not in (1, 8, 16):
-        why = (
-            f"{page.bitspersample}-bit {kind} samples are not read; store counts or centikelvin "
-            "(100 x kelvin, rounded) as unsigned 16-bit"
-        )
-    elif page.compression not in COMPRESSIONS:
-        why = f"compression {int(page.compression)} is not read; save it uncompressed or with LZW or Deflate"
-    elif page.photometric == MIN_IS_WHITE:
-        why = "it counts downwards from white (WhiteIsZero); save it with BlackIsZero"
-    elif SAMPLES.get(page.photometric) != page.samplesperpixel:
-        why = (
-            f"{page.samplesperpixel} samples a pixel with photometric interpretation {int(page.photometric)} "
-            "are not read; save it as grey or RGB without alpha"
-        )
-    elif page.samplesperpixel > 1 and page.planarconfig != CONTIGUOUS:
-        why = "its channels are stored one after the other; save it with interleaved channels"
-    elif page.photometric == PALETTE and page.bitspersample != 8:
-        why = f"a palette of {page.bitspersample} bits is not read; save it as grey or RGB"
-    if why:
+    reasons = [
+        (
+            kind != "unsigned" or bits not in (1, 8, 16),
+            f"{bits}-bit {kind} samples are not read; store counts or centikelvin (100 x kelvin, rounded) as unsigned "
+            "16-bit",
+        ),
+        (
+            page.compression not in COMPRESSIONS,
+            f"compression {int(page.compression)} is not read; save it uncompressed or with LZW or Deflate",
+        ),
+        (photometric == MIN_IS_WHITE, "it counts downwards from white (WhiteIsZero); save it with BlackIsZero"),
+        (
+            SAMPLES.get(photometric) != samples,
+            f"{samples} samples a pixel with photometric interpretation {int(photometric)} are not read; save it as "
+            "grey or RGB without alpha",
+        ),
+        (
+            samples > 1 and page.planarconfig != CONTIGUOUS,
+            "its channels are stored one after the other; save it with interleaved channels",
+        ),
+        (photometric == PALETTE and bits != 8, f"a palette of {bits} bits is not read; save it as grey or RGB"),
+    ]
+    if why := next((reason for applies, reason in reasons if applies), ""):
         raise UnsupportedFrame(f"{name}: TIFF: {why}")
+
+
+TIFF = CameraFormat(
+    name="TIFF, BigTIFF",
+    suffixes=(".tif", ".tiff"),
+    recognises=lambda data: data.startswith(MAGICS),
+    read=read_tiff,
+    reads="bilevel, 8- and 16-bit unsigned grey, RGB, palette; either byte order; plain, LZW, Deflate, PackBits",
+    refuses="float, signed and 32-bit samples, several frames, a frame behind its thumbnail, WhiteIsZero, alpha, "
+    "planar RGB, JPEG and fax compression",
+)

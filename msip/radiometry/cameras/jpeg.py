@@ -9,12 +9,12 @@ looked for by itself.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
 
 MAGIC = b"\xff\xd8\xff"
@@ -56,8 +56,8 @@ def segments(data: bytes, name: str) -> tuple[list[Segment], int]:
     raise BrokenFrame(f"{name}: the JPEG ends before its image data; get the file again")
 
 
-def frame_size(parts: list[Segment], name: str) -> tuple[int, int, int]:
-    """Width, height and components, checked: what is not 8-bit grey or colour is refused by name."""
+def checked_components(parts: list[Segment], name: str) -> int:
+    """1 (grey) or 3 (colour), from the frame header; what is not read, or too large, is refused by name."""
     frame = next((part for part in parts if part.marker in FRAMES and len(part.content) >= 6), None)
     if frame is None:
         raise BrokenFrame(f"{name}: the JPEG has no frame header; get the file again")
@@ -71,7 +71,7 @@ def frame_size(parts: list[Segment], name: str) -> tuple[int, int, int]:
         kind = "CMYK" if components == 4 else f"{components}-component"
         raise UnsupportedFrame(f"{name}: {kind} JPEG is not read; save it as grey or RGB")
     check_size(width, height, name)
-    return width, height, components
+    return int(components)
 
 
 def has_hole(scan: bytes, parts: list[Segment], components: int) -> bool:
@@ -112,24 +112,27 @@ def decode_pixels(data: bytes, components: int, name: str) -> tuple[np.ndarray, 
     return (pixels[..., 0] if components == 1 else pixels), ""
 
 
-CountsReader = Callable[[list[Segment], int, int, str], "RawFrame | None"]
+def read_jpeg(data: bytes, name: str) -> RawFrame:
+    """The 8-bit image of a whole JPEG.
 
-
-def read_jpeg(data: bytes, name: str, counts_readers: tuple[CountsReader, ...] = ()) -> RawFrame:
-    """A whole JPEG: the counts a ``counts_readers`` entry finds in its segments, else the 8-bit image itself.
-
-    The image is decoded in either case, because a damaged file is refused as broken whatever it carries. The EXIF
-    orientation is not applied: the stored bytes stay as they are, and the reference loader ignores it as well.
+    The EXIF orientation is not applied: the stored bytes stay as they are, and the reference loader ignores it as well.
     """
     parts, scan = segments(data, name)
-    width, height, components = frame_size(parts, name)
+    components = checked_components(parts, name)
     pixels, warning = decode_pixels(data, components, name)
     stop = data.find(END, scan) + len(END)  # inside a scan every 0xFF is followed by 0 or a restart marker
     if has_hole(data[scan:stop], parts, components):
         raise BrokenFrame(f"{name}: damaged JPEG (a run of zeros inside its image data); get the file again")
-    for read in counts_readers:
-        counts = read(parts, width, height, name)
-        if counts is not None:
-            return counts
     notes = [warning, trailing_note(len(data) - stop)]
     return RawFrame(pixels, 8, components, "jpeg", note="; ".join(filter(None, notes)))
+
+
+JPEG = CameraFormat(
+    name="JPEG",
+    suffixes=(".jpg", ".jpeg", ".jpe"),
+    recognises=lambda data: data.startswith(MAGIC),
+    read=read_jpeg,
+    reads="8-bit grey and colour, baseline and progressive",
+    refuses="CMYK, 12-bit, lossless, JPEG-LS, arithmetic",
+    kept=".jpg",
+)

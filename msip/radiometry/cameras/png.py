@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -85,3 +86,14 @@ def _read_header(chunk: Chunk, name: str) -> tuple[int, int]:
     if colour_type not in CHANNELS:
         raise BrokenFrame(f"{name}: the PNG header names the colour type {colour_type}, which does not exist")
     return depth, colour_type
+
+
+PNG = CameraFormat(
+    name="PNG",
+    suffixes=(".png",),
+    recognises=lambda data: data.startswith(MAGIC),
+    read=read_png,
+    reads="1 to 16 bits, grey, grey with alpha, RGB, RGBA, palette",
+    refuses="animations",
+    kept=".png",
+)

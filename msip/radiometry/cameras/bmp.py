@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from msip.errors import BrokenFrame, UnsupportedFrame
+from msip.radiometry.camera import CameraFormat
 from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
 
 MAGIC = b"BM"
@@ -34,3 +35,14 @@ def read_bmp(data: bytes, name: str) -> RawFrame:
     pixels = decode_with_cv2(data, name, "BMP")
     notes = ["palette" if bits <= 8 and pixels.ndim == 3 else "", trailing_note(len(data) - stop)]
     return RawFrame(pixels, min(bits, 8), CHANNELS.get(bits, 1), "bmp", note="; ".join(filter(None, notes)))
+
+
+BMP = CameraFormat(
+    name="BMP",
+    suffixes=(".bmp",),
+    recognises=lambda data: data.startswith(MAGIC),
+    read=read_bmp,
+    reads="uncompressed, 1 to 32 bits",
+    refuses="RLE",
+    kept=".bmp",
+)

@@ -9,7 +9,7 @@ from pad.monitoring.clock import Clock
 def clock(monkeypatch):
     """A clock whose time is set by hand: (the clock, how to let seconds pass)."""
     now = [100.0]
-    monkeypatch.setattr("pad.monitoring.monitor.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pad.monitoring.clock.time.perf_counter", lambda: now[0])
 
     def passes(seconds):
         now[0] += seconds

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msip.errors import MsipError, OutputError
+from msip.formatting import human_bytes as human_bytes  # noqa: PLC0414
 
 TEMPORARY_SUFFIX = ".msip-tmp"
 
@@ -169,12 +170,3 @@ def local_path(place: str | Path) -> Path:
         f"{url} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
         "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
-
-
-def human_bytes(count: float) -> str:
-    """``1536`` to ``1.5 KiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")

@@ -15,7 +15,8 @@ from msip.archives.policy import Limits, Member, Meter, broken, check_member, me
 from msip.archives.reader import Reader
 from msip.archives.readers import open_reader
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
-from msip.files import TEMPORARY_SUFFIX, free_bytes, human_bytes, write_errors
+from msip.files import TEMPORARY_SUFFIX, free_bytes, write_errors
+from msip.formatting import human_bytes
 from msip.progress import Progress, silent
 
 _MAX_NAME, _MAX_PATH = 255, 3000  # bytes; systems take 4,096, and the target folder has a path too

@@ -23,7 +23,8 @@ from msip.download.shelf import KAGGLE, MOVIES, Placed, adopted, files_on_shelf,
 from msip.download.terms import open_terms
 from msip.download.transfer import Policy, Remote, fetch, place
 from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
-from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
+from msip.files import free_bytes, make_output_folder, write_errors, write_json
+from msip.formatting import human_bytes
 from msip.frames import FrameList, folder_matches, list_frames
 from msip.progress import Progress, silent
 from msip.radiometry.cameras import suffixes

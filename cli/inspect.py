@@ -54,7 +54,7 @@ def inspect(
         return
     result = _import(fiftyone, out, seed, epoch, per_image, max_samples, as_json)
     if embeddings is not None:
-        _embed(fiftyone, result, out, max_samples, embeddings, as_json)
+        _embed(fiftyone, result, embeddings, as_json)
     _report(result, out, as_json)
     if not no_launch:
         _serve(fiftyone, result.dataset, address, port, remote)
@@ -88,18 +88,15 @@ def _import(
         )
 
 
-def _embed(fiftyone: Any, result: Inspection, out: Path, max_samples: int | None, weights: str, as_json: bool) -> None:
-    from msip.inspection.dataset import limited
+def _embed(fiftyone: Any, result: Inspection, weights: str, as_json: bool) -> None:
     from msip.inspection.embeddings import add_embeddings
-    from msip.inspection.rows import sample_id
-    from msip.manifest import Manifest
     from pad.inference.features import image_features
 
-    manifest = limited(Manifest.read(out, ["image_id", "path"]), max_samples)
     with StageBars(quiet=as_json) as bars:
-        features = image_features(weights, manifest, progress=lambda done, total: bars("features", done, total))
-    sample_ids = [sample_id(image_id) for image_id in manifest.table.column("image_id").to_pylist()]
-    add_embeddings(fiftyone, result.dataset, sample_ids, features)
+        features = image_features(
+            weights, result.rows.manifest, progress=lambda done, total: bars("features", done, total)
+        )
+    add_embeddings(fiftyone, result.dataset, result.rows.sample_ids, features)
 
 
 def _report(result: Inspection, out: Path, as_json: bool) -> None:

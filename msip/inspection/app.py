@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 
 from msip.errors import InspectionError
-from msip.inspection.appearance import WORKSPACE
+from msip.inspection.app_style import WORKSPACE
 
 _START_S = 120
 

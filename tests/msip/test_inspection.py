@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from inspection_fixtures import database_server, fiftyone, free_port  # noqa: F401
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from msip import Manifest, RoiCrop, build
@@ -20,7 +21,7 @@ from msip.inspection.dataset import inspect
 from msip.inspection.draws import Draw
 from msip.inspection.rows import dataset_name
 from msip.inspection.tags import pull_tags
-from msip.manifest import SCHEMA
+from msip.manifest import ROI_FIELDS, SCHEMA
 from msip.storage import Storage
 
 
@@ -126,7 +127,7 @@ def test_only_what_changed_is_written_and_tags_stay(fiftyone, out, frames, monke
     data = first.dataset
     before = dict(zip(*data.values(["image_id", "last_modified_at"]), strict=True))
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "Rows", None)  # an unchanged manifest is not even read
+        patch.setattr(rows.Rows, "tables", None)  # of an unchanged manifest no row is read
         again = inspect(fiftyone, out)
     assert again.views == first.views and {view.holds for view in again.views} > {12, 48}
     sample = data.match({"image_id": "cam/frame 07 ü"}).first()
@@ -267,6 +268,42 @@ def test_16_bit_images_get_a_preview(fiftyone, out):  # noqa: F811
     assert data.app_config.grid_media_field == "preview" and data.app_config.media_fallback
     patches = data.load_saved_view("training crops")
     assert set(patches.values("preview")) == {None, previews["cam/frame 04 ü"]}  # patches are cut out of it, too
+
+
+def turned(pixels, orientation):
+    """``pixels`` as Pillow turns them by an EXIF orientation."""
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_boxes_lie_on_turned_pictures(fiftyone, tmp_path, suffix):  # noqa: F811
+    """A browser turns a picture by its EXIF orientation: boxes of the stored pixels must turn with it."""
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    for orientation in range(1, 9):
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        noise = np.random.default_rng(orientation).integers(0, 200, (160, 200)).astype(np.uint8)
+        Image.fromarray(noise).save(frames / f"{orientation}.{suffix}", exif=tags)
+    build(None, out, folder=frames, name="cam", with_rois=False)
+    roi, table = (30, 20, 90, 60, 5400), Manifest.read(out).table
+    column = pa.array([[dict(zip(ROI_FIELDS, roi, strict=True))]] * 8, SCHEMA.field("rois").type)
+    Manifest(table.set_column(SCHEMA.get_field_index("rois"), SCHEMA.field("rois"), column), out).write()
+    for sample in inspect(fiftyone, out, draw=Draw(per_image=2)).dataset:
+        rngs = [sample_rng(0, 0, sample_key(sample.image_id), view) for view in range(2)]
+        stored = [roi[:4], *(RoiCrop().draw((200, 160), np.array([roi]), rng)[0] for rng in rngs)]
+        orientation = int(sample.image_id.removeprefix("cam/"))
+        for detection, (x, y, w, h) in zip([*sample.rois.detections, *sample.crops.detections], stored, strict=True):
+            marked = np.zeros((160, 200), np.uint8)
+            marked[y : y + h, x : x + w] = 1
+            shown = turned(marked, orientation)
+            assert (sample.metadata.height, sample.metadata.width) == shown.shape
+            left, top, width, height = np.array(detection.bounding_box) * [*shown.shape[::-1], *shown.shape[::-1]]
+            below, right = np.nonzero(shown)
+            assert np.allclose([left, top], [right.min(), below.min()], atol=1e-4)
+            assert np.allclose([left + width, top + height], [right.max() + 1, below.max() + 1], atol=1e-4)
 
 
 def test_a_build_without_rois_has_no_roi_views(fiftyone, frames, tmp_path):  # noqa: F811

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from msip.files import sha256_file, write_bytes
+from msip.files import sha256_file, sync_all, write_bytes
 from msip.progress import Progress
 
 _MARK = "unflushed"
@@ -46,7 +46,7 @@ def mark_unflushed(out: Path) -> None:
 
 def flush(out: Path, *, then: Callable[[], object]) -> None:
     """Flush all that was written, call ``then`` (which names it), and take the mark away."""
-    os.sync()
+    sync_all()
     then()
     (out / ".msip" / _MARK).unlink(missing_ok=True)
 

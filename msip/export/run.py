@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from msip.errors import ManifestError, OptionError, OutputError
 from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_coco, write_sheet, write_table
 from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
 from msip.export.recipe import CropRecipe, Mode
-from msip.files import local_path, make_output_folder
+from msip.files import local_path, make_output_folder, sync_all
 from msip.manifest import Manifest, unmatched_flags
 from msip.progress import Progress, silent
 from msip.resize import warm_up
@@ -155,6 +154,6 @@ def _list_crops(to: Path, parts: list[Part], fmt: CropFormat, manifest: Manifest
         licences = {licence for licence in manifest.table.column("licence").unique().to_pylist() if licence}
         write_coco(to, notes, sorted(licences))
     write_sheet(to, notes, fmt, crops)
-    os.sync()  # PNG files are not flushed one by one; the table comes last, and says that all are there
+    sync_all()  # PNG files are not flushed one by one; the table comes last, and says that all are there
     write_table(to, notes)
     return crops, with_crops

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from msip.engine import cores as cores  # noqa: PLC0414
+
 
 class EngineName(StrEnum):
     """Where tasks run."""
@@ -24,10 +26,3 @@ ExcludeFlags = Annotated[
     list[str] | None,
     typer.Option("--exclude-flag", help="Leave out images with this flag (may be repeated).", show_default=False),
 ]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

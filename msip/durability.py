@@ -9,13 +9,13 @@ another system start compares every image with its recorded hash, and makes agai
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 
+from msip.engine import cores
 from msip.files import sha256_file, sync_all, write_bytes
 from msip.progress import Progress
 
@@ -64,7 +64,7 @@ def drop_torn(out: Path, entries: Iterable[pa.Table], progress: Progress) -> int
         pairs = zip(table.column("path").to_pylist(), table.column("sha256").to_pylist(), strict=True)
         recorded |= {path: digest for path, digest in pairs if path is not None}
     torn = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter's lock
+    with ThreadPoolExecutor(cores()) as pool:  # hashing releases the interpreter's lock
         found = pool.map(lambda item: _is_whole(out / item[0], item[1]), recorded.items())
         for path, whole in zip(recorded, found, strict=True):
             if not whole:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -151,10 +152,9 @@ def _lock(file: IO[str]) -> None:
     """Lock a file against other processes. Raises ``OSError`` where one of them holds the lock."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        windows: Any = importlib.import_module("msvcrt")
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     else:  # not flock: reading processes, forked, would keep its lock for seconds after their parent was killed
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

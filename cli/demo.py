@@ -120,9 +120,9 @@ class Demo:
             return build(raw, self.out / "data", corpus=corpus, sources=sources, workers=self.workers, progress=bars)
 
     def _verify(self) -> Any:
-        from msip.verify import verify
+        from msip.verify import verify_build
 
-        return verify(self.out / "data", workers=self.workers)
+        return verify_build(self.out / "data", workers=self.workers)
 
     def _export(self) -> Any:
         from msip.export import export_crops

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from msip.engine import cores as cores  # noqa: PLC0414
 
-
-class EngineName(StrEnum):
-    """Where tasks run."""
-
-    local = "local"
-    ray = "ray"
-
-
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a build.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="number of cores")]
-Engine = Annotated[EngineName, typer.Option(help="Where tasks run: this machine's processes, or a Ray cluster.")]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where tasks run: this machine's processes, or a Ray cluster.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 ExcludeFlags = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def export_crops(
     seed: int = 0,
     epoch: int = 0,
     crop: RoiCrop | None = None,
-    exclude_flags: tuple[str, ...] = (),
+    exclude_flags: Sequence[str] = (),
     workers: int = 1,
     tar_pixels: int = TAR_PIXELS,
     progress: Progress = silent,
@@ -103,7 +103,7 @@ def export_crops(
     return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept, notes)
 
 
-def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
+def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: Sequence[str]) -> Manifest:
     manifest = whole.without_flags(exclude_flags)
     if len(manifest) == 0:
         raise ManifestError(

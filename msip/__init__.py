@@ -41,7 +41,7 @@ _HOMES = {
     "verify_build": "msip.verify",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (names)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from msip.moved import MOVED
+from msip.old_paths import register
 from msip.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from msip.shards import shard as shard
     from msip.statistics import stats as stats
     from msip.verify import verify_build as verify_build
+
+register(MOVED)
 
 _HOMES = {
     "BuildReport": "msip.pipeline",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from msip.curation.curate import curate as curate
     from msip.download.job import fetch as fetch
     from msip.export import export_crops as export_crops
+    from msip.inspection.session import inspect as inspect
+    from msip.inspection.session import pull_tags as pull_tags
     from msip.manifest import Manifest as Manifest
     from msip.pipeline import BuildReport as BuildReport
     from msip.pipeline import build as build
@@ -37,8 +39,10 @@ _HOMES = {
     "curate": "msip.curation.curate",
     "export_crops": "msip.export",
     "fetch": "msip.download.job",
+    "inspect": "msip.inspection.session",
     "list_sources": "msip.catalogue",
     "propose_rois": "msip.proposals",
+    "pull_tags": "msip.inspection.session",
     "selective_search": "msip.rois",
     "shard": "msip.shards",
     "stats": "msip.statistics",

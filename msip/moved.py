@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MOVED: dict[str, tuple[str, ...]] = {
     "msip.curation.appearance": ("msip.curation.image_measures",),
+    "msip.inspection.appearance": ("msip.inspection.app_style", "msip.inspection.schema"),
     "msip.radiometry.bmp": ("msip.radiometry.cameras.bmp",),
     "msip.radiometry.dji": ("msip.radiometry.cameras.dji",),
     "msip.radiometry.flir": ("msip.radiometry.cameras.flir",),

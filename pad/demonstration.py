@@ -8,7 +8,6 @@ OUT/index.html
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import logging
@@ -20,19 +19,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from msip.build_report import BuildReport
 from msip.crops import RoiCrop, cut, sample_key, sample_rng
+from msip.engine import cores
 from msip.errors import LayoutError, ManifestError
 from msip.export import ExportReport, export_crops
 from msip.files import make_output_folder, write_bytes
 from msip.frames import find_root
 from msip.manifest import Manifest
+from msip.pages import data_url, fill
 from msip.pictures import contact_sheet, draw_boxes, encode_png
 from msip.pipeline import build
 from msip.progress import Progress, silent
+from msip.sampling import evenly_spread
 from msip.sources import load_corpus, load_source
 from msip.storage import read_image
 from msip.synthetic import write_raw
@@ -183,26 +184,22 @@ class _Demo:
     ) -> None:
         manifest, run = Manifest.read(self.out / "data"), self.out / "run"
         panels = sorted((run / "panels").glob("*.png"))
-        folder = FileSystemLoader(Path(__file__).parent)
-        html = (
-            Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-            .get_template("demonstration.html")
-            .render(
-                generated=self.raw is None,
-                report=report,
-                checked=checked,
-                exported=exported,
-                result=dataclasses.asdict(result),
-                losses=losses,
-                times=self.times,
-                machine=f"{platform.machine()}, {self.workers} processes, Python {platform.python_version()}",
-                sources=_picture(encode_png(_source_sheet(manifest))),
-                rois=_picture(encode_png(_roi_sheet(manifest))),
-                views=_picture(encode_png(_view_sheet(manifest))),
-                loss_curve=_picture((run / "loss.png").read_bytes()),
-                first_panel=_picture(panels[0].read_bytes()),
-                last_panel=_picture(panels[-1].read_bytes()),
-            )
+        html = fill(
+            Path(__file__).with_suffix(".html"),
+            generated=self.raw is None,
+            report=report,
+            checked=checked,
+            exported=exported,
+            result=dataclasses.asdict(result),
+            losses=losses,
+            times=self.times,
+            machine=f"{platform.machine()}, {cores()} cores, Python {platform.python_version()}",
+            sources=data_url(encode_png(_source_sheet(manifest))),
+            rois=data_url(encode_png(_roi_sheet(manifest))),
+            views=data_url(encode_png(_view_sheet(manifest))),
+            loss_curve=data_url((run / "loss.png").read_bytes()),
+            first_panel=data_url(panels[0].read_bytes()),
+            last_panel=data_url(panels[-1].read_bytes()),
         )
         write_bytes(self.out / PAGE, html.encode())
 
@@ -220,17 +217,13 @@ def _losses(run: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)]
 
 
-def _picture(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def _rows_of(manifest: Manifest, per_source: int) -> list[int]:
     """Rows evenly spread over each source."""
     names = np.array(manifest.table.column("source").to_pylist())
     rows: list[int] = []
     for name in manifest.counts():
         own = np.flatnonzero(names == name)
-        rows += [int(row) for row in own[np.linspace(0, len(own) - 1, min(per_source, len(own))).astype(int)]]
+        rows += [int(row) for row in own[evenly_spread(len(own), per_source)]]
     return rows
 
 

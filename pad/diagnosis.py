@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from msip.archives import RAR_ADVICE, rar_tool
+from msip.engine import cores
 from msip.files import free_bytes, human_bytes
 from msip.inspection.database import find_database
 
@@ -25,7 +26,7 @@ def doctor() -> dict[str, str]:
     """
     return {
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory()} memory",
+        "system": f"{platform.system()} {platform.machine()}, {cores()} cores, {_memory()} memory",
         "disk": f"{human_bytes(free_bytes(Path.cwd()))} free here",
         **{name: _version(name) or f"not installed; pip install {name}" for name in _PACKAGES},
         "opencv clash": _opencv_clash(),

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.errors import InspectionError
+from msip.inspection.app import launch
 from msip.inspection.app_style import decorate
 from msip.inspection.documents import DocumentWriter
 from msip.inspection.draws import DRAWN_FROM, Draw, draw_crops
@@ -75,8 +76,35 @@ class Inspection:
     removed: int = 0
     missing: list[str] = field(default_factory=list)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The summary that ``--json`` prints."""
+        return {
+            "dataset": self.dataset.name,
+            "images": len(self.dataset),
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "missing": len(self.missing),
+            "views": {view.name: view.holds for view in self.views},
+        }
 
-def inspect(
+    def launch(self, *, address: str = "127.0.0.1", port: int = 5151, remote: bool = False) -> Any:
+        """Start the App on the dataset and wait until it answers.
+
+        Args:
+            address, port: where it listens.
+            remote: open no browser here.
+
+        Returns:
+            The ``fiftyone.Session``; its ``wait(-1)`` returns when the process is interrupted.
+
+        Raises:
+            InspectionError: the port is taken, or the App does not answer.
+        """
+        return launch(self.dataset, address=address, port=port, remote=remote)
+
+
+def import_build(
     fiftyone: Any,
     out: str | Path,
     *,

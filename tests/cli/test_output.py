@@ -20,6 +20,7 @@ from msip.radiometry import AgcMethod
 from msip.shards import ShardLayout
 
 ROOT = Path(__file__).resolve().parents[2]
+ONLY_HERE = {"as_json", "no_rois", "no_launch", "remote", "address", "port", "pull_tags"}
 
 
 def sentence(*arguments):
@@ -73,6 +74,7 @@ def test_the_choices_are_the_librarys(command, option, choices):
         ("verify", "verify_build"),
         ("rois", "propose_rois"),
         ("curate", "curate"),
+        ("inspect", "inspect"),
         ("stats", "stats"),
         ("shard", "shard"),
         ("export_crops", "export_crops"),
@@ -80,7 +82,15 @@ def test_the_choices_are_the_librarys(command, option, choices):
 )
 def test_a_command_is_one_function_whose_parameters_have_the_same_names(command, function):
     callback = next(one for one in COMMANDS if one.__name__ == command)
-    ours = inspect.signature(callback).parameters.keys() - {"as_json", "no_rois"}
+    ours = inspect.signature(callback).parameters.keys() - {
+        "as_json",
+        "no_rois",
+        "no_launch",
+        "remote",
+        "address",
+        "port",
+        "pull_tags",
+    }
     theirs = inspect.signature(getattr(msip, function)).parameters
     assert ours <= theirs.keys()
     described = re.findall(r"^ +([\w, ]+): ", getattr(msip, function).__doc__, re.MULTILINE)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from msip.build_report import BuildReport
 from msip.files import human_bytes
 
-from .options import Engine, EngineName, Json, Workers, cores
+from .options import Engine, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
 from .wording import in_options
 
 _SHOWN_PROBLEMS = 10
-
-
-class Agc(StrEnum):
-    """How 16-bit frames become 8-bit."""
-
-    percentile = "percentile"
-    full = "full"
-    clahe = "clahe"
-    window = "window"
 
 
 def build(
@@ -34,25 +24,27 @@ def build(
     corpus: Annotated[str, typer.Option(help="A corpus by name, or the path of your own corpus file.")] = "msip",
     sources: Annotated[list[str] | None, typer.Option("--source", help="Only this source (may be repeated).")] = None,
     name: Annotated[str | None, typer.Option(help="Source name for --folder.", show_default="its name")] = None,
-    agc: Annotated[Agc, typer.Option(help="How 16-bit frames become 8-bit.")] = Agc.percentile,
+    agc: Annotated[
+        Literal["percentile", "full", "clahe", "window"], typer.Option(help="How 16-bit frames become 8-bit.")
+    ] = "percentile",
     agc_window: Annotated[
         tuple[int, int] | None, typer.Option(metavar="LOW HIGH", help="Counts of black and white for --agc window.")
     ] = None,
     keep_blank: Annotated[bool, typer.Option("--keep-blank", help="With --folder: keep constant frames.")] = False,
     no_rois: Annotated[bool, typer.Option("--no-rois", help="Leave the RoIs for `msip rois`.")] = False,
-    write_roi_txt: Annotated[
+    roi_txt: Annotated[
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built; write nothing.")] = False,
     workers: Workers = cores(),
-    engine: Engine = EngineName.local,
+    engine: Engine = "local",
     as_json: Json = False,
 ) -> None:
     """Turn raw trees, or a folder of your own frames, into images and a verified manifest."""
-    from msip.pipeline import build as run
+    import msip
 
     with StageBars(quiet=as_json) as bars:
-        report = run(
+        report = msip.build(
             raw,
             out,
             corpus=corpus,
@@ -60,13 +52,13 @@ def build(
             folder=folder,
             workers=workers,
             name=name,
-            agc=agc.value,
+            agc=agc,
             agc_window=agc_window,
             keep_blank=keep_blank,
             with_rois=not no_rois,
-            roi_txt=write_roi_txt,
+            roi_txt=roi_txt,
             dry_run=dry_run,
-            engine=engine.value,
+            engine=engine,
             progress=bars,
         )
     if as_json:
@@ -132,11 +124,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a build against its manifest and corpus, or shards against shards.json; exit code 1 if anything differs."""
-    from msip.shards import is_shards
-    from msip.verify import verify as run
+    import msip
 
     with StageBars(quiet=as_json) as bars:
-        report = run(out, workers=workers, progress=bars)
+        report = msip.verify_build(out, workers=workers, progress=bars)
     if as_json:
         print_json(report.as_dict())
         raise typer.Exit(0 if report.ok else 1)
@@ -155,7 +146,7 @@ def verify(
         print_line(f"  {difference.source}: {difference.images:,} images, {difference.expected:,} expected: {causes}")
     for source, count in report.left_out.items():
         print_line(f"  {source}: {count} raw frames were left out by the build (see build.json)")
-    command, says = ("shard", "shards.json") if is_shards(out) else ("build", "the manifest")
+    command, says = ("shard", "shards.json") if report.of_shards else ("build", "the manifest")
     print_line(f"{report.images:,} images checked: {f'all as {says} says' if report.ok else 'NOT as they should be'}.")
     if report.missing or report.damaged:
         print_line(f"Run the same `msip {command}` again: missing files are restored; delete damaged ones first.")

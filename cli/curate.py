@@ -39,20 +39,17 @@ def curate(
     as_json: Json = False,
 ) -> None:
     """Find duplicates, odd images and leakage; flags them in the manifest, deletes nothing."""
-    from msip.curation.curate import SubsetRequest
-    from msip.curation.curate import curate as run
-    from msip.errors import OptionError
+    import msip
 
-    if subset is None and (max_similar is not None or keep_fraction is not None):
-        raise OptionError("`max_similar` and `keep_fraction` make a subset; name it with `subset=NAME`.")
-    request = None if subset is None else SubsetRequest(subset, max_similar, keep_fraction)
     with StageBars(quiet=as_json) as bars:
-        report = run(
+        report = msip.curate(
             out,
             against=against or (),
             similarity=similarity,
             flips=flips,
-            subset=request,
+            subset=subset,
+            max_similar=max_similar,
+            keep_fraction=keep_fraction,
             workers=workers,
             progress=bars,
         )

@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from msip.inspection.app import check_port, ssh_line
 
 from .options import Json, Out
 from .output import StageBars, print_json, print_line, print_table, warn
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from msip.inspection.dataset import Inspection
+    from msip.inspection.tags import PullReport
+    from msip.manifest import Manifest
 
 
 def inspect(
@@ -40,30 +48,36 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Look at a build, its RoIs and its training crops in the FiftyOne App."""
-    from msip.inspection.database import connect
-    from msip.manifest import Manifest
+    import msip
 
-    Manifest.read(out)  # before FiftyOne's five seconds
-    if not (no_launch or pull_tags):
-        from msip.inspection.app import check_port
-
-        check_port(address, port)
-    fiftyone = connect()
     if pull_tags:
-        _pull(fiftyone, out, as_json)
+        _pull(msip.pull_tags(out), out, as_json)
         return
-    result = _import(fiftyone, out, seed, epoch, per_image, max_samples, as_json)
-    if embeddings is not None:
-        _embed(fiftyone, result, out, max_samples, embeddings, as_json)
+    if not no_launch:
+        msip.Manifest.read(out)
+        check_port(address, port)
+    with StageBars(quiet=as_json) as bars:
+        result = msip.inspect(
+            out,
+            seed=seed,
+            epoch=epoch,
+            per_image=per_image,
+            max_samples=max_samples,
+            embeddings=None if embeddings is None else partial(_features, embeddings, bars),
+            progress=bars,
+        )
     _report(result, out, as_json)
     if not no_launch:
-        _serve(fiftyone, result.dataset, address, port, remote)
+        _serve(result, address, port, remote)
 
 
-def _pull(fiftyone: Any, out: Path, as_json: bool) -> None:
-    from msip.inspection.tags import pull_tags
+def _features(weights: str, bars: StageBars, manifest: Manifest) -> NDArray[np.float32]:
+    from pad.inference.features import image_features
 
-    report = pull_tags(fiftyone, out)
+    return image_features(weights, manifest, progress=lambda done, total: bars("features", done, total))
+
+
+def _pull(report: PullReport, out: Path, as_json: bool) -> None:
     if as_json:
         print_json(vars(report))
         return
@@ -73,65 +87,24 @@ def _pull(fiftyone: Any, out: Path, as_json: bool) -> None:
         print_table(["flag", "added", "removed"], rows)
 
 
-def _import(
-    fiftyone: Any, out: Path, seed: int, epoch: int, per_image: int, max_samples: int | None, as_json: bool
-) -> Inspection:
-    from msip.inspection.dataset import Draw, inspect
-
-    with StageBars(quiet=as_json) as bars:
-        return inspect(
-            fiftyone,
-            out,
-            draw=Draw(seed, epoch, per_image),
-            max_samples=max_samples,
-            progress=bars,
-        )
-
-
-def _embed(fiftyone: Any, result: Inspection, out: Path, max_samples: int | None, weights: str, as_json: bool) -> None:
-    from msip.inspection.dataset import limited
-    from msip.inspection.embeddings import add_embeddings
-    from msip.inspection.rows import sample_id
-    from msip.manifest import Manifest
-    from pad.inference.features import image_features
-
-    manifest = limited(Manifest.read(out, ["image_id", "path"]), max_samples)
-    with StageBars(quiet=as_json) as bars:
-        features = image_features(weights, manifest, progress=lambda done, total: bars("features", done, total))
-    sample_ids = [sample_id(image_id) for image_id in manifest.table.column("image_id").to_pylist()]
-    add_embeddings(fiftyone, result.dataset, sample_ids, features)
-
-
 def _report(result: Inspection, out: Path, as_json: bool) -> None:
     if result.missing:
         warn(f"{len(result.missing):,} images are not where the manifest says (the first: {result.missing[0]}).")
-    images = len(result.dataset)
-    summary = {
-        "dataset": result.dataset.name,
-        "images": images,
-        "added": result.added,
-        "changed": result.changed,
-        "removed": result.removed,
-        "missing": len(result.missing),
-        "views": {view.name: view.holds for view in result.views},
-    }
     if as_json:
-        print_json(summary)
+        print_json(result.as_dict())
         return
     print_table(["view", "holds", "", "shows"], [[v.name, v.holds, v.kind, v.shows] for v in result.views])
     done = f"{result.added:,} added, {result.changed:,} changed, {result.removed:,} removed"
     if all(view.name != "RoI crops" for view in result.views):
         print_line(f"There are no RoIs yet: `msip rois {out}` makes them.")
-    print_line(f"{images:,} images in the FiftyOne dataset {result.dataset.name} ({done}).")
+    print_line(f"{len(result.dataset):,} images in the FiftyOne dataset {result.dataset.name} ({done}).")
 
 
-def _serve(fiftyone: Any, dataset: Any, address: str, port: int, remote: bool) -> None:
-    from msip.inspection.app import launch, ssh_line
-
+def _serve(result: Inspection, address: str, port: int, remote: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's end is as clean as Ctrl-C
     with contextlib.suppress(KeyboardInterrupt):
-        session = launch(fiftyone, dataset, address=address, port=port, remote=remote)
-        print_line(f"The App is at http://{address}:{port}/datasets/{dataset.slug}; end it with Ctrl-C.")
+        session = result.launch(address=address, port=port, remote=remote)
+        print_line(f"The App is at http://{address}:{port}/datasets/{result.dataset.slug}; end it with Ctrl-C.")
         if remote:
             print_line(f"From another machine: {ssh_line(port)}, then open http://127.0.0.1:{port}.")
         sys.stdout.flush()

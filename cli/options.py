@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class EngineName(StrEnum):
-    """Where tasks run."""
-
-    local = "local"
-    ray = "ray"
-
+from msip.engine import cores as cores  # noqa: PLC0414
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a build.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="number of cores")]
-Engine = Annotated[EngineName, typer.Option(help="Where tasks run: this machine's processes, or a Ray cluster.")]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where tasks run: this machine's processes, or a Ray cluster.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 ExcludeFlags = Annotated[
     list[str] | None,
     typer.Option("--exclude-flag", help="Leave out images with this flag (may be repeated).", show_default=False),
 ]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

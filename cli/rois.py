@@ -2,96 +2,59 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .options import Engine, EngineName, ExcludeFlags, Json, Out, Workers, cores
+from .options import Engine, ExcludeFlags, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line, warn
-
-
-class CropMode(StrEnum):
-    """Which crops are exported."""
-
-    rois = "rois"
-    training = "training"
-
-
-class CropFormat(StrEnum):
-    """What the crops are written as."""
-
-    folder = "folder"
-    webdataset = "webdataset"
-    coco = "coco"
-
-
-class ProposalsName(StrEnum):
-    """How RoIs are found; the names of ``msip.proposals.PROPOSALS``."""
-
-    exact = "exact"
-    half = "half"
-    extremal = "extremal"
 
 
 def rois(
     out: Out,
     proposals: Annotated[
-        ProposalsName,
+        Literal["exact", "half", "extremal"],
         typer.Option(
             help="exact: selective search, the reference's boxes; half: the same at half the size, in a quarter of "
             "the time; extremal: what stands out warmer, colder or sharper, in a fifth of the time."
         ),
-    ] = ProposalsName.exact,
-    write_roi_txt: Annotated[
+    ] = "exact",
+    roi_txt: Annotated[
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
     ] = False,
     workers: Workers = cores(),
-    engine: Engine = EngineName.local,
+    engine: Engine = "local",
     as_json: Json = False,
 ) -> None:
     """Give every image of a build its RoIs; finished ones are not computed again."""
-    from msip.engine import ENGINES
-    from msip.proposals import replace_rois
-    from msip.proposals import write_roi_txt as write
+    import msip
 
-    with StageBars(quiet=as_json) as bars, ENGINES[engine.value](workers) as runner:
-        manifest = replace_rois(
-            out,
-            engine=runner,
-            proposals=proposals.value,
-            progress=bars,
+    with StageBars(quiet=as_json) as bars:
+        report = msip.propose_rois(
+            out, proposals=proposals, roi_txt=roi_txt, workers=workers, engine=engine, progress=bars
         )
-    if write_roi_txt:
-        write(manifest)
-    counts = [len(manifest.rois(row)) for row in range(len(manifest))]
-    summary = {
-        "proposals": proposals.value,
-        "images": len(counts),
-        "rois": sum(counts),
-        "without_rois": counts.count(0),
-    }
     if as_json:
-        print_json(summary)
+        print_json(vars(report))
         return
-    print_line(f"{summary['rois']:,} RoIs on {summary['images']:,} images; {summary['without_rois']:,} have none.")
+    print_line(f"{report.rois:,} RoIs on {report.images:,} images; {report.without_rois:,} have none.")
 
 
 def export_crops(
     out: Out,
     to: Annotated[Path, typer.Option(help="A new folder, or one of an earlier export.")],
     fmt: Annotated[
-        CropFormat,
+        Literal["folder", "webdataset", "coco"],
         typer.Option(
             "--format",
             help="folder: PNG files; webdataset: tars of PNG and JSON; coco: PNG files, and annotations.json with the "
             "proposals in each.",
         ),
-    ] = CropFormat.folder,
+    ] = "folder",
     mode: Annotated[
-        CropMode, typer.Option(help="rois: the proposals as they are; training: what the trainer sees.")
-    ] = CropMode.rois,
+        Literal["rois", "training"],
+        typer.Option(help="rois: the proposals as they are; training: what the trainer sees."),
+    ] = "rois",
     per_image: Annotated[
         int | None, typer.Option(min=1, help="At most this many an image.", show_default="rois: all, training: 1")
     ] = None,
@@ -106,21 +69,21 @@ def export_crops(
     as_json: Json = False,
 ) -> None:
     """Write crops as files, tars or COCO, with a table of where each comes from and a contact sheet."""
+    import msip
     from msip.export import SHEET_NAME
-    from msip.export import export_crops as run
 
     with StageBars(quiet=as_json) as bars:
-        report = run(
+        report = msip.export_crops(
             out,
             to,
-            fmt=fmt.value,
-            mode=mode.value,
+            fmt=fmt,
+            mode=mode,
             per_image=per_image,
             padding=padding,
             min_size=min_size,
             seed=seed,
             epoch=epoch,
-            exclude_flags=tuple(exclude_flags or ()),
+            exclude_flags=exclude_flags or (),
             workers=workers,
             progress=bars,
         )

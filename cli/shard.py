@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,19 +10,13 @@ from .options import ExcludeFlags, Json, Out, Workers, cores
 from .output import StageBars, print_json, print_line, warn
 
 
-class Layout(StrEnum):
-    """What a shard holds."""
-
-    webdataset = "webdataset"
-    raw = "raw"
-
-
 def shard(
     out: Out,
     to: Annotated[str, typer.Option(help="A new folder, one of an earlier run, or an fsspec URL such as s3://...")],
     layout: Annotated[
-        Layout, typer.Option("--format", help="webdataset: tars of images and JSON; raw: decoded, for memory maps.")
-    ] = Layout.webdataset,
+        Literal["webdataset", "raw"],
+        typer.Option("--format", help="webdataset: tars of images and JSON; raw: decoded, for memory maps."),
+    ] = "webdataset",
     exclude_flags: ExcludeFlags = None,
     subset: Annotated[
         str | None, typer.Option(help="Only the images of this subset (see `msip curate`).", show_default="all")
@@ -32,15 +25,15 @@ def shard(
     as_json: Json = False,
 ) -> None:
     """Pack a build into a few large files, for `msip pretrain --data DIR` and for WebDataset."""
+    import msip
     from msip.files import human_bytes
-    from msip.shards import shard as run
 
     with StageBars(quiet=as_json) as bars:
-        report = run(
+        report = msip.shard(
             out,
             to,
-            layout=layout.value,
-            exclude_flags=tuple(exclude_flags or ()),
+            layout=layout,
+            exclude_flags=exclude_flags or (),
             subset=subset,
             workers=workers,
             progress=bars,

@@ -8,10 +8,10 @@ from .output import StageBars, print_json, print_line, print_table
 
 def stats(out: Out, workers: Workers = cores(), as_json: Json = False) -> None:
     """Count and draw what a build holds: tables, plots, a page, a data card, Croissant metadata."""
-    from msip.statistics import stats as run
+    import msip
 
     with StageBars(quiet=as_json) as bars:
-        report = run(out, workers=workers, progress=bars)
+        report = msip.stats(out, workers=workers, progress=bars)
     numbers = report.numbers
     if as_json:
         print_json(numbers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -103,6 +103,20 @@ class RoiCrop:
         """What the trainer sees of one sample: a box, and whether the crop is mirrored (half of the time)."""
         return self.box(image_size, rois, rng), bool(rng.random() < 0.5)
 
+    def views(
+        self,
+        image_id: str,
+        image_size: tuple[int, int],
+        rois: NDArray[np.integer] | None,
+        *,
+        seed: int,
+        epoch: int,
+        count: int,
+    ) -> Iterator[tuple[Box, bool]]:
+        """``count`` draws of one image in one epoch, see ``draw``; the first is the trainer's own sample."""
+        for view in range(count):
+            yield self.draw(image_size, rois, sample_rng(seed, epoch, sample_key(image_id), view))
+
     def _is_small(self, box: Box, image_size: tuple[int, int]) -> bool:
         return box[2] * box[3] / (image_size[0] * image_size[1]) < self.large_area
 
@@ -142,13 +156,7 @@ class RoiCrop:
 
 
 def cut(image: NDArray[np.uint8], box: Box, size: int, *, flip: bool = False) -> NDArray[np.uint8]:
-    """The training crop: ``resize_crop``, mirrored left to right if ``flip``."""
-    crop = resize_crop(image, box, size)
-    return np.ascontiguousarray(crop[:, ::-1]) if flip else crop
-
-
-def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
-    """Cut ``box`` out of ``image`` and squash it to a square.
+    """The training crop: ``box`` squashed to a square, mirrored left to right if ``flip``.
 
     Antialiased bicubic with the pixels of the reference (``resized_crop`` on a PIL image), see ``msip.resize``.
 
@@ -156,6 +164,7 @@ def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uin
         image: (height, width) or (height, width, 3), uint8.
         box: x, y, width, height in pixels, inside the image.
         size: side of the result, in pixels.
+        flip: mirror the crop.
 
     Returns:
         (size, size) or (size, size, 3), uint8, a new array.
@@ -163,4 +172,8 @@ def resize_crop(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uin
     from msip.resize import resize  # brings numba; drawing boxes needs none
 
     x, y, width, height = box
-    return resize(image[y : y + height, x : x + width], (size, size))
+    crop = resize(image[y : y + height, x : x + width], (size, size))
+    return np.ascontiguousarray(crop[:, ::-1]) if flip else crop
+
+
+resize_crop = cut

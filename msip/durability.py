@@ -9,14 +9,14 @@ another system start compares every image with its recorded hash, and makes agai
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 
-from msip.files import sha256_file, write_bytes
+from msip.engine import cores
+from msip.files import sha256_file, sync_all, write_bytes
 from msip.progress import Progress
 
 _MARK = "unflushed"
@@ -46,7 +46,7 @@ def mark_unflushed(out: Path) -> None:
 
 def flush(out: Path, *, then: Callable[[], object]) -> None:
     """Flush all that was written, call ``then`` (which names it), and take the mark away."""
-    os.sync()
+    sync_all()
     then()
     (out / ".msip" / _MARK).unlink(missing_ok=True)
 
@@ -64,7 +64,7 @@ def drop_torn(out: Path, entries: Iterable[pa.Table], progress: Progress) -> int
         pairs = zip(table.column("path").to_pylist(), table.column("sha256").to_pylist(), strict=True)
         recorded |= {path: digest for path, digest in pairs if path is not None}
     torn = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter's lock
+    with ThreadPoolExecutor(cores()) as pool:  # hashing releases the interpreter's lock
         found = pool.map(lambda item: _is_whole(out / item[0], item[1]), recorded.items())
         for path, whole in zip(recorded, found, strict=True):
             if not whole:

@@ -28,6 +28,11 @@ TASKS_IN_FLIGHT = 3
 """Per worker: enough to keep it busy, few enough that results never pile up in memory."""
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def one_thread_each() -> None:
     """Keep OpenCV from starting a thread per core in each of the processes."""
     import cv2
@@ -42,7 +47,7 @@ def _start_worker(interruptible: bool) -> None:
 
 
 @contextlib.contextmanager
-def _born_deaf_to_ctrl_c() -> Iterator[None]:
+def _workers_ignore_sigint() -> Iterator[None]:
     """Inside, new processes begin with SIGINT ignored: one that comes while they import prints no traceback."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set signals
         yield
@@ -98,7 +103,7 @@ class LocalEngine:
             self._pool = ProcessPoolExecutor(
                 self.workers, mp_context=context, initializer=_start_worker, initargs=(interruptible,)
             )
-            with _without_main(), _born_deaf_to_ctrl_c():
+            with _without_main(), _workers_ignore_sigint():
                 for _ in range(self.workers):  # each starts a process, as none is idle yet
                     self._pool.submit(_nothing)
         return self._pool

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from msip.errors import MsipError, OutputError
+from msip.formatting import human_bytes as human_bytes  # noqa: PLC0414
 
 TEMPORARY_SUFFIX = ".msip-tmp"
 
@@ -42,8 +43,10 @@ def write_errors(path: Path) -> Iterator[None]:
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success fsync it and rename it to ``path``.
 
-    On any exception the temporary file is removed and ``path`` is left as it was. Raises ``OutputError``.
+    On any exception the temporary file is removed and ``path`` is left as it was. ``sync=False`` leaves the flushing to
+    ``sync_all``. Raises ``OutputError``.
     """
+    sync = sync or not hasattr(os, "sync")
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     with write_errors(path):
@@ -74,7 +77,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file's bytes to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what may be written
     try:
         os.fsync(descriptor)
     finally:
@@ -85,6 +88,12 @@ def sync_folder(path: Path) -> None:
     """Flush a folder's entries (renames) to the disk, where the system can."""
     with contextlib.suppress(OSError):
         sync_file(path)
+
+
+def sync_all() -> None:
+    """Flush what was written with ``sync=False``; Windows cannot, there each file was flushed on its own."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -129,14 +138,25 @@ def only_writer(out: Path, lock: Path, what: str) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     with file:
-        try:  # not flock: reading processes, forked, would keep its lock for seconds after their parent was killed
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            _lock(file)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise OutputError(
                     f"another {what} is writing to {out}; wait for it, or choose another `out`."
                 ) from error
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file against other processes. Raises ``OSError`` where one of them holds the lock."""
+    try:
+        import fcntl
+    except ImportError:
+        windows: Any = importlib.import_module("msvcrt")
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)
+    else:  # not flock: reading processes, forked, would keep its lock for seconds after their parent was killed
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -169,12 +189,3 @@ def local_path(place: str | Path) -> Path:
         f"{url} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
         "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
-
-
-def human_bytes(count: float) -> str:
-    """``1536`` to ``1.5 KiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")

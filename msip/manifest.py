@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from msip.errors import ManifestError, ManifestNotFound
 from msip.files import atomic_path, sha256_file
+from msip.sampling import evenly_spread
 from msip.storage import Storage
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Manifest:
     def without_flags(self, flags: Sequence[str]) -> Manifest:
         """The rows that carry none of ``flags``; see ``rows_without_flags``."""
         return Manifest(rows_without_flags(self.table, flags), self.root) if flags else self
+
+    def limited(self, most: int | None) -> Manifest:
+        """All rows, or ``most`` of them, spread evenly."""
+        rows = evenly_spread(len(self), most)
+        return self if len(rows) == len(self) else Manifest(self.table.take(rows), self.root)
 
     def with_flags(self, flags: Sequence[Sequence[str]]) -> Manifest:
         """The same rows with other flags, one list a row."""

@@ -54,6 +54,11 @@ def _fit(image: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.uint8)
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of a grey or BGR image."""
+def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG bytes of a grey or BGR image, 8 or 16 bits a channel."""
     return cv2.imencode(".png", image)[1].tobytes()
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """JPEG bytes of a grey or BGR image; ``quality`` 1 to 100."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -24,7 +24,8 @@ from msip.build_report import BUILD_NAME, BuildReport, SourceReport, likely_caus
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
-from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
+from msip.files import free_bytes, local_path, make_output_folder, only_writer, write_json
+from msip.formatting import human_bytes
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
 from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name

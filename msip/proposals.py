@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip import rois
 from msip.build_report import BUILD_NAME, read_build
-from msip.engine import Engine
+from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import ManifestError
 from msip.files import write_bytes, write_json
 from msip.ledger import Ledger
@@ -63,23 +62,50 @@ def recorded_proposals(out: Path) -> str:
     return name
 
 
-def replace_rois(
+@dataclass(frozen=True)
+class RoiReport:
+    """The outcome of ``propose_rois``: how RoIs were found, on how many images, how many, and images without any."""
+
+    proposals: str
+    images: int
+    rois: int
+    without_rois: int
+
+
+def propose_rois(
     out: str | Path,
     *,
-    engine: Engine,
     proposals: str = DEFAULT_PROPOSALS,
+    roi_txt: bool = False,
+    workers: int = 1,
+    engine: EngineName = "local",
     progress: Progress = silent,
-) -> Manifest:
-    """Give a build the RoIs of ``proposals`` and record them in ``build.json``; arguments as for ``add_rois``.
+) -> RoiReport:
+    """Give every image of a build its RoIs, in place of those that it has, and record them in ``build.json``.
 
-    Returns the manifest that was written.
+    Finished images are not computed again.
+
+    Args:
+        out: a build.
+        proposals: a name in ``PROPOSALS``: ``exact`` (selective search), ``half`` or ``extremal``.
+        roi_txt: also write ``<source>/roi/<stem>.txt`` as the reference reads them.
+        workers: processes.
+        engine: ``local``: processes of this machine; ``ray``: a Ray cluster.
+        progress: of the stage ``RoIs``, in images.
+
+    Raises:
+        ManifestError: there is no readable manifest, or a stored image is gone or unreadable.
+        OutputError: ``out`` cannot be written.
     """
-    manifest = add_rois(Manifest.read(out), engine=engine, proposals=proposals, progress=progress)
+    with ENGINES[engine](workers) as runner:
+        manifest = add_rois(Manifest.read(out), engine=runner, proposals=proposals, progress=progress)
     manifest.write()
+    counts = [len(manifest.rois(row)) for row in range(len(manifest))]
     if (record := read_build(manifest.root)) is not None:
-        count = int(pc.sum(pc.list_value_length(manifest.table.column("rois"))).as_py() or 0)
-        write_json(manifest.root / BUILD_NAME, record | {"proposals": proposals, "rois": count})
-    return manifest
+        write_json(manifest.root / BUILD_NAME, record | {"proposals": proposals, "rois": sum(counts)})
+    if roi_txt:
+        write_roi_txt(manifest)
+    return RoiReport(proposals, len(counts), sum(counts), counts.count(0))
 
 
 def add_rois(

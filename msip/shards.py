@@ -132,7 +132,7 @@ def shard(
     to: str | Path,
     *,
     layout: ShardLayout = "webdataset",
-    exclude_flags: tuple[str, ...] = (),
+    exclude_flags: Sequence[str] = (),
     subset: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,

@@ -133,8 +133,8 @@ class Storage:
 
     def _bytes(self, path: str, offset: int, length: int) -> bytes:
         if isinstance(self.root, Path):
-            descriptor = self._opened(path, lambda: os.open(Path(self.root) / path, os.O_RDONLY))
-            return os.pread(descriptor, length, offset)
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # of Windows, which would change line ends
+            return _read_at(self._opened(path, lambda: os.open(Path(self.root) / path, flags)), length, offset)
         files, root = self._opened("", lambda: filesystem(str(self.root)))
         end = None if length == WHOLE_FILE else offset + length
         data: bytes = files.cat_file(f"{root}/{path}", start=offset, end=end)
@@ -146,6 +146,13 @@ class Storage:
         if name not in self._open:
             self._open[name] = opener()
         return self._open[name]
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
+    return os.read(descriptor, length)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

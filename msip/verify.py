@@ -36,6 +36,7 @@ class VerifyReport:
         twice: image ids that occur more than once.
         counts: sources whose count differs from the corpus's.
         left_out: frames that the build could not use, per source (not an error here).
+        of_shards: a folder of shards was checked, not a build.
     """
 
     images: int
@@ -45,6 +46,7 @@ class VerifyReport:
     twice: list[str] = field(default_factory=list)
     counts: list[CountDifference] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    of_shards: bool = False
 
     @property
     def ok(self) -> bool:
@@ -65,7 +67,7 @@ class VerifyReport:
         }
 
 
-def verify(out: str | Path, *, workers: int = 2, progress: Progress = silent) -> VerifyReport:
+def verify_build(out: str | Path, *, workers: int = 2, progress: Progress = silent) -> VerifyReport:
     """Check every file of a build against its manifest and corpus, or every shard against ``shards.json``.
 
     Args:
@@ -110,7 +112,7 @@ def _check_files(
 
 def _verify_shards(root: Path, workers: int, progress: Progress) -> VerifyReport:
     shards = Shards.read(root)
-    report = VerifyReport(len(shards))
+    report = VerifyReport(len(shards), of_shards=True)
     hashes = {entry["file"]: entry["sha256"] for entry in shards.summary["shards"]}
     if "index_sha256" in shards.summary:  # older ones lack it
         hashes[INDEX_NAME] = shards.summary["index_sha256"]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pad.adapters.attach import attach_adapters as attach_adapters
     from pad.adapters.files import load_adapters as load_adapters
     from pad.adapters.files import save_adapters as save_adapters
+    from pad.demonstration import demo as demo
+    from pad.diagnosis import doctor as doctor
     from pad.encoders import load_encoder as load_encoder
 
 register(MOVED)
@@ -21,12 +23,14 @@ register(MOVED)
 _HOMES = {
     "PadConfig": "pad.adapters",
     "attach_adapters": "pad.adapters",
+    "demo": "pad.demonstration",
+    "doctor": "pad.diagnosis",
     "load_adapters": "pad.adapters",
     "load_encoder": "pad.encoders",
     "save_adapters": "pad.adapters",
 }
 
-__all__ = ["PadConfig", "attach_adapters", "load_adapters", "load_encoder", "save_adapters"]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pad.moved import MOVED
+from msip.moved import MOVED as MOVED_IN_MSIP
+from pad.moved import MOVED as MOVED_IN_PAD
 
 ROOT = Path(__file__).resolve().parents[1]
+MOVED = MOVED_IN_MSIP | MOVED_IN_PAD
 
 PUBLIC = {"__init__", "moved"}  # the front: names and old paths, found lazily
 ROOMS = {
@@ -42,8 +44,8 @@ ROOMS = {
         *("evaluation/comparison", "evaluation/tasks", "evaluation/sets", "inference", "encoders", "adapters"),
         *("weights", "data", "config", "machine"),
     ),
-    "demo": ("training", "inference", "data", "config", "machine"),
-    "doctor": ("machine", "config"),
+    "demonstration": ("training", "inference", "data", "config", "machine"),
+    "diagnosis": ("machine", "config"),
 }
 """Each room of pad, and the rooms it may import besides msip; a room may import itself."""
 

@@ -15,7 +15,8 @@ from msip.archives.policy import Limits, Member, Meter, broken, check_member, me
 from msip.archives.reader import Reader
 from msip.archives.readers import open_reader
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
-from msip.files import TEMPORARY_SUFFIX, free_bytes, human_bytes, write_errors
+from msip.files import TEMPORARY_SUFFIX, free_bytes, write_errors
+from msip.formatting import human_bytes
 from msip.progress import Progress, silent
 
 _MAX_NAME, _MAX_PATH = 255, 3000  # bytes; systems take 4,096, and the target folder has a path too
@@ -263,5 +264,16 @@ def _remove_leftovers(folder: Path) -> None:
     """Temporary files of processes that were killed."""
     for path in folder.glob(f".extract.*{TEMPORARY_SUFFIX}"):
         process = path.name.split(".")[2]
-        if path.is_file() and process.isdigit() and not Path(f"/proc/{process}").exists():
-            path.unlink(missing_ok=True)
+        if path.is_file() and process.isdigit() and not _is_running(int(process)):
+            with contextlib.suppress(PermissionError):  # of Windows: another process has it open
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 would interrupt it; but a file in use cannot be removed there
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import resource
 import select
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +30,13 @@ class Pipe(io.RawIOBase):
     """What a child writes, counted; silence, a bad exit and a message on standard error become an ``ArchiveError``."""
 
     def __init__(self, command: list[str], meter: Meter, environment: dict[str, str] | None = None) -> None:
+        try:
+            import resource
+        except ImportError as error:  # Windows, where ``select`` does not wait for pipes either
+            raise ArchiveError(
+                f"{meter.archive} is unpacked by a process of limited memory, which needs Linux or macOS; unpack it by "
+                "hand with 7-Zip."
+            ) from error
         self.meter = meter
         self.errors = b""
         self.process = subprocess.Popen(
@@ -41,7 +47,7 @@ class Pipe(io.RawIOBase):
             env=environment,
             start_new_session=True,
         )
-        if hasattr(resource, "prlimit"):
+        if hasattr(resource, "prlimit"):  # Linux
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 resource.prlimit(self.process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
         self._rest = b""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msip.errors import BrokenArchive, UnsafeArchive
-from msip.files import human_bytes
+from msip.formatting import human_bytes
 
 Kind = Literal["file", "folder", "symlink", "hardlink", "special"]
 

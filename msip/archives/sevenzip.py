@@ -6,10 +6,10 @@ system's business, and a hang is ended from outside.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
-import resource
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -94,7 +94,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    import resource
+
+    with contextlib.suppress(ValueError):  # macOS takes no limit below what a process has mapped already
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def _send(parts: list[Path]) -> None:

@@ -113,7 +113,9 @@ def curate(
     against: Sequence[str | Path] = (),
     similarity: float = SIMILARITY,
     flips: bool = False,
-    subset: SubsetRequest | None = None,
+    subset: str | None = None,
+    max_similar: float | None = None,
+    keep_fraction: float | None = None,
     workers: int = 1,
     progress: Progress = silent,
 ) -> CurateReport:
@@ -124,18 +126,25 @@ def curate(
         against: evaluation sets: folders of images, builds or manifests.
         similarity: from which two images are near-duplicates, 0.5 to 1.
         flips: also find mirrored, turned and polarity-inverted copies, in eight times the comparing time.
-        subset: make it.
+        subset: also make a lean subset of this name, for ``shard(..., subset=)``; it takes one of the two that follow.
+        max_similar: no two images of the subset are more alike than this, 0.5 to 1.
+        keep_fraction: the subset keeps this share of all images, above 0 and at most 1.
         workers: processes that measure, threads that compare.
         progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
 
     Raises:
-        MsipError: no manifest, options that contradict, or ``out`` cannot be written.
+        ManifestError: no readable manifest.
+        OptionError: options that contradict, or are out of range.
+        OutputError: ``out`` cannot be written.
     """
     if not selection.LEAST_SIMILARITY <= similarity <= 1:
         raise OptionError(f"`similarity` is {similarity:g}, expected {selection.LEAST_SIMILARITY:g} to 1.")
+    if subset is None and (max_similar, keep_fraction) != (None, None):
+        raise OptionError("`max_similar` and `keep_fraction` make a subset; name it with `subset=NAME`.")
     manifest = Manifest.read(out)
-    if subset is not None:
-        subset.check(manifest.root)
+    request = None if subset is None else SubsetRequest(subset, max_similar, keep_fraction)
+    if request is not None:
+        request.check(manifest.root)
     sets = _known_sets(manifest.root)
     names = set_names(against, sets)
     sets |= {name: str(Path(place).resolve()) for place, name in zip(against, names, strict=True)}
@@ -144,11 +153,11 @@ def curate(
     work = _Work(manifest, entries, similarity, flips, workers, progress)
     leaks = [work.leakage(place, name) for place, name in zip(against, names, strict=True)]
     report = CurateReport(len(manifest), similarity, leakage=leaks)
-    chosen = None if subset is None else work.choose(subset)  # may refuse: before anything is written
+    chosen = None if request is None else work.choose(request)  # may refuse: before anything is written
     work.write(report, sets)
-    if subset is not None and chosen is not None:
-        how = asdict(subset) | {"similarity": chosen.similarity, "filled": chosen.filled}
-        path = write_subset(manifest, subset.name, chosen.keep, how)
+    if request is not None and chosen is not None:
+        how = asdict(request) | {"similarity": chosen.similarity, "filled": chosen.filled}
+        path = write_subset(manifest, request.name, chosen.keep, how)
         report.subset = how | {"images": int(chosen.keep.sum()), "path": str(path)}
     return report
 

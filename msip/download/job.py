@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +21,20 @@ from msip.archives import Limits, archive_sets, extract, sniff
 from msip.archives.movies import movie_name
 from msip.download.hosts import AUTOMATIC, kaggle, remotes
 from msip.download.shelf import KAGGLE, MOVIES, Placed, adopted, files_on_shelf, placed, same_name
+from msip.download.terms import accept_terms as record_acceptance
 from msip.download.terms import open_terms
-from msip.download.transfer import Policy, Remote, fetch, place
-from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OutputError
-from msip.files import free_bytes, human_bytes, make_output_folder, write_errors, write_json
+from msip.download.transfer import Policy, Remote, fetch_file, place
+from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OptionError, OutputError
+from msip.files import free_bytes, local_path, make_output_folder, write_errors, write_json
+from msip.formatting import human_bytes
 from msip.frames import FrameList, folder_matches, list_frames
 from msip.progress import Progress, silent
 from msip.radiometry.cameras import suffixes
-from msip.sources import Host, Source
+from msip.sources import Host, Source, load_corpus, load_source
 
 Status = Literal["arrived", "here", "incomplete", "failed", "manual", "planned"]
 _SOURCES_AT_ONCE = 4
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,6 +54,53 @@ class Outcome:
     frames: int = 0
     files: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+
+
+def fetch(
+    raw: str | Path,
+    sources: Sequence[str] | None = None,
+    *,
+    corpus: str | Path = "msip",
+    accept_terms: bool = False,
+    dry_run: bool = False,
+    max_ratio: float = 100,
+    max_unpacked: float = 4,
+    progress: Progress = silent,
+) -> list[Outcome]:
+    """Bring the raw sources of a corpus: download and unpack what can be, say what to do by hand for the rest.
+
+    Terms that were not accepted before are logged as warnings. What has arrived is kept: call it again to go on.
+
+    Args:
+        raw: the folder for the raw sources.
+        sources: names; all of the corpus by default.
+        corpus: a name, or the path of a corpus file.
+        accept_terms: you accept the terms that are logged.
+        dry_run: say what would be done; fetch nothing.
+        max_ratio: archives that unpack to more than so many to 1 are refused.
+        max_unpacked: archives that unpack to more TB are refused.
+        progress: of the stages ``download`` and ``unpack``, side by side, in bytes, called from several threads.
+
+    Returns:
+        What became of each source; one that fails does not stop the others.
+
+    Raises:
+        SourceError: an unknown source or corpus.
+        OptionError: there are terms to accept.
+        OutputError: ``raw`` cannot be written, or the disk is too small.
+    """
+    raw = local_path(raw)
+    wanted = [load_source(name) for name in sources or load_corpus(corpus).sources]
+    waiting = open_terms(raw, wanted)
+    for source in waiting:
+        _log.warning("%s: %s %s", source.name, source.terms_text, source.licence.url)
+    if waiting and not dry_run:
+        if not accept_terms:
+            names = ", ".join(source.name for source in waiting)
+            raise OptionError(f"the terms of {names} are not accepted yet; read them above and add `accept_terms`.")
+        record_acceptance(raw, waiting)
+    limits = Limits(ratio=max_ratio, total_bytes=int(max_unpacked * 1e12))
+    return download(wanted, raw, limits=limits, dry_run=dry_run, progress=progress)
 
 
 def download(
@@ -248,7 +299,7 @@ class _Job:
         return done
 
     def _one(self, remote: Remote, target: Path) -> dict[str, Any]:
-        return fetch(remote, target, self.policy, self.progress_of(target), self.pause)
+        return fetch_file(remote, target, self.policy, self.progress_of(target), self.pause)
 
     def _unpack(self, source: Source) -> None:
         folder, to = self._folder(source), self.raw / source.name

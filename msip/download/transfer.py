@@ -59,7 +59,7 @@ class _TryAgain(Exception):
         self.wait_s = wait_s
 
 
-def fetch(
+def fetch_file(
     remote: Remote, target: Path, policy: Policy, progress: Progress, pause: Callable[[float], None] = time.sleep
 ) -> dict[str, Any]:
     """Bring ``remote`` to ``target``; what has arrived lies in ``<target>.part`` until it is whole and checked.

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.crops import Box, RoiCrop, cut, sample_key, sample_rng
+from msip.crops import Box, RoiCrop, cut
 
 Mode = Literal["rois", "training"]
 Annotation: TypeAlias = tuple[float, float, float, float, float]
@@ -99,9 +99,9 @@ class CropRecipe:
             yield Crop(view, (left, top, right - left, bottom - top), [inside], roi=tuple(roi))
 
     def _views(self, image_id: str, image_size: tuple[int, int], rois: NDArray[np.int32]) -> Iterator[Crop]:
-        for view in range(self.per_image or 1):
-            rng = sample_rng(self.seed, self.epoch, sample_key(image_id), view)
-            box, flip = self.crop.draw(image_size, rois, rng)
+        count = self.per_image or 1
+        drawn = self.crop.views(image_id, image_size, rois, seed=self.seed, epoch=self.epoch, count=count)
+        for view, (box, flip) in enumerate(drawn):
             boxes = [tuple(row) for row in boxes_in_crop(rois, box, self.crop.size, flip=flip).tolist()]
             yield Crop(view, box, boxes, side=self.crop.size, flip=flip)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from msip.errors import ManifestError, OptionError, OutputError
 from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_coco, write_sheet, write_table
 from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
 from msip.export.recipe import CropRecipe, Mode
-from msip.files import local_path, make_output_folder
+from msip.files import local_path, make_output_folder, sync_all
 from msip.manifest import Manifest, unmatched_flags
 from msip.progress import Progress, silent
 from msip.resize import warm_up
@@ -55,7 +54,7 @@ def export_crops(
     seed: int = 0,
     epoch: int = 0,
     crop: RoiCrop | None = None,
-    exclude_flags: tuple[str, ...] = (),
+    exclude_flags: Sequence[str] = (),
     workers: int = 1,
     tar_pixels: int = TAR_PIXELS,
     progress: Progress = silent,
@@ -104,7 +103,7 @@ def export_crops(
     return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept, notes)
 
 
-def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: tuple[str, ...]) -> Manifest:
+def _images(whole: Manifest, recipe: CropRecipe, exclude_flags: Sequence[str]) -> Manifest:
     manifest = whole.without_flags(exclude_flags)
     if len(manifest) == 0:
         raise ManifestError(
@@ -155,6 +154,6 @@ def _list_crops(to: Path, parts: list[Part], fmt: CropFormat, manifest: Manifest
         licences = {licence for licence in manifest.table.column("licence").unique().to_pylist() if licence}
         write_coco(to, notes, sorted(licences))
     write_sheet(to, notes, fmt, crops)
-    os.sync()  # PNG files are not flushed one by one; the table comes last, and says that all are there
+    sync_all()  # PNG files are not flushed one by one; the table comes last, and says that all are there
     write_table(to, notes)
     return crops, with_crops

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 
 from msip.errors import InspectionError
-from msip.inspection.appearance import WORKSPACE
+from msip.inspection.app_style import WORKSPACE
 
 _START_S = 120
 
@@ -32,11 +32,10 @@ def check_port(address: str, port: int) -> None:
         ) from error
 
 
-def launch(fiftyone: Any, dataset: Any, *, address: str, port: int, remote: bool) -> Any:
+def launch(dataset: Any, *, address: str, port: int, remote: bool) -> Any:
     """Start the App on a dataset and wait until it answers.
 
     Args:
-        fiftyone: the module.
         dataset: what to show first.
         address, port: where it listens.
         remote: open no browser here.
@@ -47,6 +46,8 @@ def launch(fiftyone: Any, dataset: Any, *, address: str, port: int, remote: bool
     Raises:
         InspectionError: the port is taken, or the App does not answer.
     """
+    import fiftyone
+
     check_port(address, port)
     space = dataset.load_workspace(WORKSPACE)
     session = fiftyone.launch_app(

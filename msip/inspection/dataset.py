@@ -18,11 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.errors import InspectionError
-from msip.inspection.appearance import FIELDS, decorate
+from msip.inspection.app import launch
+from msip.inspection.app_style import decorate
 from msip.inspection.documents import DocumentWriter
 from msip.inspection.draws import DRAWN_FROM, Draw, draw_crops
 from msip.inspection.previews import make_previews
-from msip.inspection.rows import FORMAT, Rows, dataset_name, spread
+from msip.inspection.rows import FORMAT, Rows, dataset_name
+from msip.inspection.schema import declare, has_fields
 from msip.inspection.tags import patch_tags
 from msip.inspection.views import View, make_views
 from msip.manifest import Manifest, flag_name
@@ -60,20 +62,49 @@ class Inspection:
 
     Attributes:
         dataset: the ``fiftyone.Dataset``.
+        rows: what is in it, of the manifest.
         views: saved in it.
         added, changed, removed: samples written or deleted by this call.
         missing: stored images that are not where the manifest says.
     """
 
     dataset: Any
+    rows: Rows
     views: list[SavedView] = field(default_factory=list)
     added: int = 0
     changed: int = 0
     removed: int = 0
     missing: list[str] = field(default_factory=list)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The summary that ``--json`` prints."""
+        return {
+            "dataset": self.dataset.name,
+            "images": len(self.dataset),
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "missing": len(self.missing),
+            "views": {view.name: view.holds for view in self.views},
+        }
 
-def inspect(
+    def launch(self, *, address: str = "127.0.0.1", port: int = 5151, remote: bool = False) -> Any:
+        """Start the App on the dataset and wait until it answers.
+
+        Args:
+            address, port: where it listens.
+            remote: open no browser here.
+
+        Returns:
+            The ``fiftyone.Session``; its ``wait(-1)`` returns when the process is interrupted.
+
+        Raises:
+            InspectionError: the port is taken, or the App does not answer.
+        """
+        return launch(self.dataset, address=address, port=port, remote=remote)
+
+
+def import_build(
     fiftyone: Any,
     out: str | Path,
     *,
@@ -95,18 +126,17 @@ def inspect(
         InspectionError: the images are not where it says.
     """
     draw = draw or Draw()
-    manifest = limited(Manifest.read(out, ["path"]), max_samples)
-    root = str(manifest.root.resolve())
-    missing = find_missing(manifest)
+    rows = Rows(out, max_samples)
+    root = str(rows.root)
+    missing = find_missing(rows.manifest)
     dataset = _load_or_create(fiftyone, root)
-    state = {"format": FORMAT, "root": root, "manifest": manifest.digest(), "max_samples": max_samples}
+    state = {"format": FORMAT, "root": root, "manifest": rows.manifest.digest(), "max_samples": max_samples}
     noted = dict(dataset.info.get(INFO, {}))
-    current = {name: noted.get(name) for name in state} == state and len(dataset) == len(manifest)
+    current = {name: noted.get(name) for name in state} == state and len(dataset) == len(rows)
     drawn = noted.get("crops") == draw.as_dict()
     if current and drawn and noted.get("look") == LOOK:
-        return Inspection(dataset, [SavedView(**view) for view in noted["views"]], missing=missing)
-    rows = Rows(out, max_samples)
-    result = Inspection(dataset, missing=missing)
+        return Inspection(dataset, rows, [SavedView(**view) for view in noted["views"]], missing=missing)
+    result = Inspection(dataset, rows, missing=missing)
     if not current:
         note(dataset, {"root": root, "crops": noted.get("crops")})  # incomplete from here on
         _update(fiftyone, result, rows, progress)
@@ -119,12 +149,6 @@ def inspect(
     views = [asdict(view) for view in result.views]
     note(dataset, state | {"look": LOOK, "crops": draw.as_dict(), "views": views})
     return result
-
-
-def limited(manifest: Manifest, max_samples: int | None) -> Manifest:
-    """At most ``max_samples`` rows, spread evenly."""
-    rows = spread(len(manifest), max_samples)
-    return manifest if len(rows) == len(manifest) else Manifest(manifest.table.take(rows), manifest.root)
 
 
 def find_missing(manifest: Manifest) -> list[str]:
@@ -147,18 +171,13 @@ def _load_or_create(fiftyone: Any, root: str) -> Any:
     name = dataset_name(Path(root))
     if fiftyone.dataset_exists(name):
         dataset = fiftyone.load_dataset(name)
-        if dataset.info.get(INFO, {}).get("root") == root and _has_fields(dataset):
+        if dataset.info.get(INFO, {}).get("root") == root and has_fields(dataset):
             return dataset
         fiftyone.delete_dataset(name)
     dataset = fiftyone.Dataset(name, persistent=True)
-    _declare(fiftyone, dataset)
+    declare(fiftyone, dataset)
     note(dataset, {"root": root})
     return dataset
-
-
-def _has_fields(dataset: Any) -> bool:
-    schema = dataset.get_field_schema()
-    return all(name in schema for name in FIELDS)
 
 
 def note(dataset: Any, state: dict[str, Any]) -> None:
@@ -167,28 +186,11 @@ def note(dataset: Any, state: dict[str, Any]) -> None:
     dataset.save()
 
 
-def _declare(fiftyone: Any, dataset: Any) -> None:
-    """All fields with their types: one throw-away sample declares them, nothing is guessed from the data."""
-    detection = fiftyone.Detection(label="small", bounding_box=[0, 0, 1, 1], area=1, order=0, share=0.5)
-    crop = fiftyone.Detection(label="view 0", bounding_box=[0, 0, 1, 1], view=0, mirrored=False, share=0.5)
-    size = fiftyone.ImageMetadata(size_bytes=1, mime_type="image/png", width=1, height=1, num_channels=1)
-    values = {name: example for name, (example, _) in FIELDS.items()}
-    sample = fiftyone.Sample(filepath="/none.png", metadata=size, **values)
-    sample["rois"] = fiftyone.Detections(detections=[detection])
-    sample["crops"] = fiftyone.Detections(detections=[crop])
-    dataset.add_sample(sample, dynamic=True)
-    dataset.delete_samples([sample.id])
-    for name, (_, description) in FIELDS.items():
-        declared = dataset.get_field(name)
-        declared.description = description
-        declared.save()
-
-
 def _update(fiftyone: Any, result: Inspection, rows: Rows, progress: Progress) -> None:
     """Bring the samples in line with the rows; what is as it should be is not touched."""
     dataset = result.dataset
     known = dict(zip(*dataset.values(["id", "row_digest"]), strict=True)) if len(dataset) else {}
-    wanted = dict(zip(rows.sample_ids, rows.digests.tolist(), strict=True))
+    wanted = dict(zip(rows.sample_ids, rows.numbers["digest"].tolist(), strict=True))
     stale = [identity for identity, digest in known.items() if wanted.get(identity) != digest]
     todo = np.asarray([row for row, name in enumerate(rows.sample_ids) if known.get(name) != wanted[name]], np.int64)
     result.removed = sum(identity not in wanted for identity in stale)
@@ -276,7 +278,7 @@ def _show_patches(
         dataset.set_values("shown_as_patches", dict.fromkeys(gone), key_field="id")
         dataset.set_values("crops", dict.fromkeys(gone), key_field="id")
     todo = np.asarray([row for name, row in wanted.items() if not (keep and name in previous)], np.int64)
-    new = draw_crops(fiftyone, (table for _, table in rows.tables(todo, DRAWN_FROM)), draw)
+    new = draw_crops(fiftyone, rows.root, (table for _, table in rows.tables(todo, DRAWN_FROM)), draw)
     if new:
         dataset.set_values("crops", new, key_field="id")
         dataset.set_values("shown_as_patches", dict.fromkeys(new, True), key_field="id")

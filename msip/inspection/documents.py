@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from msip.inspection.orientation import orientation_of, shown_boxes, shown_size
 from msip.inspection.rows import DIGESTED_NUMBERS, DIGESTED_TEXT, Boxes, Rows, size_class
 from msip.manifest import flag_name
 
@@ -45,18 +46,20 @@ class DocumentWriter:
         statistics = zip(*_roi_statistics(boxes), strict=True)
         records = table.select(["image_id", *DIGESTED_TEXT, *DIGESTED_NUMBERS]).to_pylist()
         for place, (row, record, numbers) in enumerate(zip(part.tolist(), records, statistics, strict=True)):
-            size = record["width"], record["height"]
-            document = self._document(row, record)
+            stored = record["width"], record["height"]
+            turn = orientation_of(self.rows.root / record["path"])
+            document = self._document(row, record, shown_size(stored, turn))
             if boxes.computed[place]:
                 document |= dict(zip(("roi_count", "roi_mean_share", "roi_largest_share"), numbers, strict=True))
             if place in previews:
                 document["preview"] = previews[place]
             text = json.dumps(document, ensure_ascii=False)
             if boxes.computed[place]:
-                text = f'{text[:-1]}, "rois": {_rois(boxes, place, size, self.rows.sample_ids[row][:18])}}}'
+                text = f'{text[:-1]}, "rois": {_rois(boxes, place, stored, turn, self.rows.sample_ids[row][:18])}}}'
             yield text
 
-    def _document(self, row: int, record: dict[str, Any]) -> dict[str, Any]:
+    def _document(self, row: int, record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+        """All but the RoIs; ``size``: (width, height) in pixels of the picture in the App."""
         identity, flags = self.rows.sample_ids[row], self.rows.flags[row]
         path = f"{self.rows.root}/{record['path']}"
         return {
@@ -69,14 +72,14 @@ class DocumentWriter:
                 "_cls": "ImageMetadata",
                 "size_bytes": _size(path),
                 "mime_type": _MIME_TYPES.get(path[-4:], "image/png"),
-                "width": record["width"],
-                "height": record["height"],
+                "width": size[0],
+                "height": size[1],
                 "num_channels": record["channels"],
             },
             **{name: value for name, value in record.items() if name not in _SIZES and name != "path"},
             "flags": list(flags),
             "duplicate_group": self.rows.groups[row],
-            "row_digest": int(self.rows.digests[row]),
+            "row_digest": int(self.rows.numbers["digest"][row]),
             "roi_count": None,
             "roi_mean_share": None,
             "roi_largest_share": None,
@@ -89,21 +92,20 @@ def _roi_statistics(boxes: Boxes) -> tuple[list[int], list[float], list[float]]:
     return boxes.lengths.tolist(), means.tolist(), boxes.largest().tolist()
 
 
-def _rois(boxes: Boxes, place: int, size: tuple[int, int], prefix: str) -> str:
+def _rois(boxes: Boxes, place: int, size: tuple[int, int], turn: int, prefix: str) -> str:
     """The ``Detections`` of one row; numbers only, so that plain formatting is safe.
 
-    ``prefix``: 18 of the 24 digits of every id, the others count.
+    ``turn``: the EXIF orientation; ``prefix``: 18 of the 24 digits of every id, the others count.
     """
-    first, last = boxes.offsets[place], boxes.offsets[place + 1]
-    width, height = size
-    values, shares = boxes.values[first:last].tolist(), boxes.shares[first:last].tolist()
-    parts = [
+    values, shares = boxes.of_row(place), boxes.shares[boxes.offsets[place] : boxes.offsets[place + 1]]
+    columns = (shown_boxes(values, size, turn).tolist(), values[:, 4].tolist(), shares.tolist())
+    texts = [
         f'{{"_id":{{"$oid":"{prefix}{order:06x}"}},"_cls":"Detection","tags":[],"label":"{size_class(share)}",'
-        f'"bounding_box":[{x / width:.9g},{y / height:.9g},{w / width:.9g},{h / height:.9g}],'
+        f'"bounding_box":[{x:.9g},{y:.9g},{w:.9g},{h:.9g}],'
         f'"area":{area},"order":{order},"share":{share:.6g}}}'
-        for order, ((x, y, w, h, area), share) in enumerate(zip(values, shares, strict=True))
+        for order, ((x, y, w, h), area, share) in enumerate(zip(*columns, strict=True))
     ]
-    return '{"_cls":"Detections","detections":[' + ",".join(parts) + "]}"
+    return '{"_cls":"Detections","detections":[' + ",".join(texts) + "]}"
 
 
 def _size(path: str) -> int | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from msip.crops import RoiCrop, sample_key, sample_rng
+from msip.crops import RoiCrop
+from msip.inspection.orientation import orientation_of, shown_boxes
 from msip.inspection.rows import Boxes, sample_id
 
-DRAWN_FROM = ("image_id", "width", "height", "rois")
+DRAWN_FROM = ("image_id", "path", "width", "height", "rois")
 """Columns of a manifest that a draw needs."""
 
 
@@ -31,24 +34,24 @@ class Draw:
         return plain
 
 
-def draw_crops(fiftyone: Any, tables: Iterable[pa.Table], draw: Draw) -> dict[str, Any]:
-    """``Detections`` by sample id, of manifest tables with the columns ``DRAWN_FROM``."""
+def draw_crops(fiftyone: Any, root: Path, tables: Iterable[pa.Table], draw: Draw) -> dict[str, Any]:
+    """``Detections`` by sample id, of manifest tables with the columns ``DRAWN_FROM``; ``root``: of their paths."""
     result = {}
     for table in tables:
         boxes = Boxes.of(table)
-        columns = (table.column(name).to_pylist() for name in ("image_id", "width", "height"))
-        for row, (image_id, width, height) in enumerate(zip(*columns, strict=True)):
-            found = boxes.values[boxes.offsets[row] : boxes.offsets[row + 1]]
-            key = sample_key(image_id)
-            detections = []
-            for view in range(draw.per_image):
-                rng = sample_rng(draw.seed, draw.epoch, key, view)
-                (x, y, w, h), mirrored = draw.crop.draw((width, height), found, rng)
-                place, share = [x / width, y / height, w / width, h / height], w * h / (width * height)
-                detections.append(
+        columns = (table.column(name).to_pylist() for name in DRAWN_FROM[:-1])
+        for row, (image_id, path, *size) in enumerate(zip(*columns, strict=True)):
+            drawn = draw.crop.views(
+                image_id, tuple(size), boxes.of_row(row), seed=draw.seed, epoch=draw.epoch, count=draw.per_image
+            )
+            crops, mirrored = zip(*drawn, strict=True)
+            places = shown_boxes(np.array(crops), tuple(size), orientation_of(root / path)).tolist()
+            result[sample_id(image_id)] = fiftyone.Detections(
+                detections=[
                     fiftyone.Detection(
-                        label=f"view {view}", bounding_box=place, view=view, mirrored=mirrored, share=share
+                        label=f"view {view}", bounding_box=place, view=view, mirrored=flip, share=place[2] * place[3]
                     )
-                )
-            result[sample_id(image_id)] = fiftyone.Detections(detections=detections)
+                    for view, (place, flip) in enumerate(zip(places, mirrored, strict=True))
+                ]
+            )
     return result

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.errors import InspectionError
-from msip.inspection.appearance import EMBEDDINGS, SIMILARITY, save_workspace
+from msip.inspection.app_style import EMBEDDINGS, SIMILARITY, save_workspace
 
 _FEWEST = 3
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from msip.errors import ManifestError
 from msip.files import sha256_bytes
-from msip.manifest import MANIFEST_NAME, ROI_FIELDS, Manifest, flag_name
+from msip.manifest import MANIFEST_NAME, ROI_FIELDS, SCHEMA, Manifest, flag_name
+from msip.sampling import evenly_spread
 
-FORMAT = 2
+FORMAT = 3
 """Part of every digest: another way of writing documents updates every sample."""
 
 SMALL_SHARE, LARGE_SHARE = 0.02, 0.15
@@ -51,13 +53,6 @@ def dataset_name(out: Path) -> str:
     resolved = out.resolve()
     words = re.sub(r"[^A-Za-z0-9]+", "-", resolved.name).strip("-") or "msip"
     return f"{words}-{sha256_bytes(str(resolved).encode())[:8]}"
-
-
-def spread(total: int, most: int | None) -> NDArray[np.int64]:
-    """Row numbers: all of ``total``, or ``most`` of them, spread evenly."""
-    if most is None or most >= total:
-        return np.arange(total)
-    return np.unique(np.linspace(0, total - 1, most).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,10 @@ class Boxes:
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return cls(offsets, values, shares, column.is_valid().to_numpy())
 
+    def of_row(self, row: int) -> NDArray[np.int32]:
+        """(n, 5) the RoIs of a row."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """RoIs per row."""
@@ -107,38 +106,42 @@ class Boxes:
 
 
 class Rows:
-    """A manifest on disk, or some of its rows; arrays hold one value per row.
+    """A manifest on disk, or some of its rows; lists hold one entry a row.
 
     Attributes:
+        manifest: ``image_id``, ``source``, ``path`` and ``flags`` of the rows.
         root: the folder OUT, absolute.
         sample_ids: in the database.
         flags: as in the manifest.
-        groups: the image that this one is, or has, a duplicate of (an image_id), else ``None``.
-        sources: images per source, in order of first appearance.
-        digests: int64, changes with anything that the App shows of the row.
-        roi_counts, small_counts, large_counts: RoIs, those below ``SMALL_SHARE``, those from ``LARGE_SHARE``.
-        computed: RoIs were computed; there may be none.
-        dark: mean or standard deviation of the grey values is low; an unknown one is not.
     """
 
     def __init__(self, out: str | Path, max_samples: int | None = None) -> None:
         """Read ``out``; ``max_samples``: only this many rows, spread evenly. Raises ``ManifestError``."""
-        manifest = Manifest.read(out, ("image_id", "source", "flags"))
+        manifest = Manifest.read(out, ("image_id", "source", "path", "flags"))
         self.root = manifest.root.resolve()
         self._file = pq.ParquetFile(manifest.root / MANIFEST_NAME, memory_map=True)
-        self._chosen = spread(len(manifest), max_samples)
-        known = Manifest(manifest.table.take(self._chosen), self.root)
-        image_ids = known.table.column("image_id").to_pylist()
-        self.sample_ids = [sample_id(name) for name in image_ids]
-        self.flags: list[Sequence[str]] = [flags or () for flags in known.table.column("flags").to_pylist()]
-        self.groups = _groups(image_ids, self.flags)
-        self.sources = known.counts()
-        parts = [_summary(table, self, rows) for rows, table in self.tables(np.arange(len(self)))]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _NO_SUMMARY
-        self.digests: NDArray[np.int64] = columns["digests"]
-        self.computed: NDArray[np.bool_] = columns["computed"]
-        self.dark: NDArray[np.bool_] = columns["dark"]
-        self.roi_counts, self.small_counts, self.large_counts = (columns[name] for name in ("all", "small", "large"))
+        self._chosen = evenly_spread(len(manifest), max_samples)
+        self.manifest = manifest.limited(max_samples)
+        self._image_ids = self.manifest.table.column("image_id").to_pylist()
+        self.sample_ids = [sample_id(name) for name in self._image_ids]
+        self.flags: list[Sequence[str]] = [flags or () for flags in self.manifest.table.column("flags").to_pylist()]
+
+    @cached_property
+    def groups(self) -> list[str | None]:
+        """The image (an image_id) that each one is, or has, a duplicate of, else ``None``."""
+        return _groups(self._image_ids, self.flags)
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """One line a row, from all columns of the manifest.
+
+        digest              int64, changes with anything that the App shows of the row
+        computed            RoIs were computed; there may be none
+        dark                mean or deviation of the grey values is low; unknown ones are not
+        rois, small, large  RoIs, those below ``SMALL_SHARE``, those from ``LARGE_SHARE``
+        """
+        found = [_numbers(table, self, rows) for rows, table in self.tables(np.arange(len(self)))]
+        return pd.concat(found or [_numbers(SCHEMA.empty_table(), self, np.arange(0))], ignore_index=True)
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -165,38 +168,30 @@ class Rows:
         Args:
             per_image: training crops that each of them also gets.
         """
-        total = max(int(self.roi_counts.sum()), per_image * len(self))
-        count = len(self)
-        if total <= MOST_PATCHES:
-            return np.arange(count)
-        count = max(1, int(count * MOST_PATCHES / total))
+        counts = self.numbers["rois"].to_numpy()
+        total = max(1, int(counts.sum()), per_image * len(self))
+        count = min(len(self), int(len(self) * MOST_PATCHES / total))
         while True:
-            rows = spread(len(self), count)
-            if count == 1 or max(int(self.roi_counts[rows].sum()), per_image * len(rows)) <= MOST_PATCHES:
+            rows = evenly_spread(len(self), max(1, count))
+            if count <= 1 or max(int(counts[rows].sum()), per_image * len(rows)) <= MOST_PATCHES:
                 return rows
-            count = max(1, int(count * 0.95))
+            count = int(count * 0.95)
 
 
-_NO_SUMMARY = {
-    "digests": np.zeros(0, np.int64),
-    "computed": np.zeros(0, bool),
-    "dark": np.zeros(0, bool),
-    **{name: np.zeros(0, np.int64) for name in ("all", "small", "large")},
-}
-
-
-def _summary(table: pa.Table, rows: Rows, part: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What is kept of some rows."""
+def _numbers(table: pa.Table, rows: Rows, part: NDArray[np.int64]) -> pd.DataFrame:
+    """``Rows.numbers`` of the rows ``part``, whose columns are ``table``."""
     boxes = Boxes.of(table)
     mean, std = (table.column(name).to_numpy() for name in ("pixel_mean", "pixel_std"))
-    return {
-        "digests": _digests(table, boxes, rows, part),
-        "computed": boxes.computed,
-        "dark": (mean < DARK_MEAN) | (std < LOW_CONTRAST_STD),  # a null is NaN here, and below nothing
-        "all": boxes.lengths,
-        "small": boxes.sums((boxes.shares < SMALL_SHARE).astype(np.int64)),
-        "large": boxes.sums((boxes.shares >= LARGE_SHARE).astype(np.int64)),
-    }
+    return pd.DataFrame(
+        {
+            "digest": _digests(table, boxes, rows, part),
+            "computed": boxes.computed,
+            "dark": (mean < DARK_MEAN) | (std < LOW_CONTRAST_STD),  # a null is NaN here, and below nothing
+            "rois": boxes.lengths,
+            "small": boxes.sums((boxes.shares < SMALL_SHARE).astype(np.int64)),
+            "large": boxes.sums((boxes.shares >= LARGE_SHARE).astype(np.int64)),
+        }
+    )
 
 
 def _digests(table: pa.Table, boxes: Boxes, rows: Rows, part: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,9 +25,9 @@ def watched_start() -> Iterator[None]:
     """Raise ``DatabaseEnded`` as soon as a database service that the block starts has ended.
 
     What the service prints is swallowed: ``mongod`` has the reason in its log. Outside the main thread, where Python
-    delivers no signals, nothing is watched.
+    delivers no signals, and on Windows, which has none of one's own, nothing is watched.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGUSR1"):
         yield
         return
     before, stop = signal.signal(signal.SIGUSR1, _raise), threading.Event()

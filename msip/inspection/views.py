@@ -40,7 +40,7 @@ def make_views(rows: Rows, chosen: NDArray[np.int64], per_image: int) -> list[Vi
         per_image: training crops of each of them.
     """
     views = [View("all images", "Every image of the manifest.", "images", lambda data: data.view(), len(rows))]
-    if rows.computed.any():
+    if rows.numbers["computed"].any():
         views += _roi_views(rows, chosen)
     crops = per_image * len(chosen)
     views.append(View("training crops", "What the trainer draws, over the image.", "patches", _patches("crops"), crops))
@@ -51,10 +51,8 @@ def make_views(rows: Rows, chosen: NDArray[np.int64], per_image: int) -> list[Vi
 def _roi_views(rows: Rows, chosen: NDArray[np.int64]) -> list[View]:
     from fiftyone import ViewField
 
-    shown, small, large = (
-        int(counts[chosen].sum()) for counts in (rows.roi_counts, rows.small_counts, rows.large_counts)
-    )
-    empty = int((rows.computed & (rows.roi_counts == 0)).sum())
+    shown, small, large = rows.numbers.loc[chosen, ["rois", "small", "large"]].sum().tolist()
+    empty = int((rows.numbers["computed"] & (rows.numbers["rois"] == 0)).sum())
     none = "Images in which selective search found no RoI."
     no_rois = View("no RoI", none, "images", lambda data: data.match(ViewField("roi_count") == 0), empty)
     return [
@@ -100,7 +98,7 @@ def _image_views(rows: Rows) -> list[View]:
             f"Mean below {DARK_MEAN} or standard deviation below {LOW_CONTRAST_STD}, grey values 0 to 1.",
             "images",
             lambda data: data.match(is_dark),
-            int(rows.dark.sum()),
+            int(rows.numbers["dark"].sum()),
         ),
     ]
     grouped = sum(1 for group in rows.groups if group is not None)
@@ -119,7 +117,7 @@ def _image_views(rows: Rows) -> list[View]:
 
 def _source_views(rows: Rows, taken: set[str]) -> list[View]:
     views = []
-    for source, count in rows.sources.items():
+    for source, count in rows.manifest.counts().items():
         name = source
         while _slug(name) in taken:  # a source may be called "flagged"
             name = f"source {name}"

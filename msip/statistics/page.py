@@ -6,15 +6,14 @@ A number is named by its place in ``stats.json`` (``overall/rois/total``), and t
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from msip.files import human_bytes
+from msip.formatting import human_bytes, human_number
+from msip.pages import data_url, fill
 
 Numbers = dict[str, Any]
 
@@ -28,14 +27,6 @@ def render(template: str, numbers: Numbers, drawn: dict[str, str], samples: byte
         drawn: plots by name.
         samples: a JPEG.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
     def value(key: str) -> Any:
         return look_up(numbers, key)
@@ -49,13 +40,13 @@ def render(template: str, numbers: Numbers, drawn: dict[str, str], samples: byte
     def first(key: str) -> str:
         return next((as_text({name: count}) for name, count in value(key).items()), "-")
 
-    picture = base64.b64encode(samples).decode()
-    return environment.get_template(template).render(
+    return fill(
+        Path(__file__).with_name(template),
         numbers=numbers,
         sources=list(numbers["sources"]),
-        parts=[(f"sources/{name}", name) for name in numbers["sources"]],
+        scopes=[(f"sources/{name}", name) for name in numbers["sources"]],
         plots={name: Markup(svg) for name, svg in drawn.items()},
-        picture=picture,
+        picture=data_url(samples, "jpeg"),
         value=value,
         told=told,
         cell=cell,
@@ -72,22 +63,13 @@ _KINDS: dict[str, Callable[[float], str]] = {
 
 def look_up(numbers: Numbers, key: str) -> Any:
     """The value at ``overall/rois/total``; ``None`` where there is none."""
-    found: Any = numbers
-    for part in key.split("/"):
-        if not isinstance(found, dict) or part not in found:
-            return None
-        found = found[part]
-    return found
+    name, _, rest = key.partition("/")
+    value = numbers.get(name)
+    return value if not rest else look_up(value, rest) if isinstance(value, dict) else None
 
 
 def as_text(value: Any, kind: str = "") -> str:
     """A value for people. ``kind``: ``bytes``, ``share``, ``exact`` (four digits), or what its type suggests."""
-    if value is None:
-        return "-"
-    if kind:
-        return _KINDS[kind](value)
     if isinstance(value, dict):
         return ", ".join(f"{escape(name)} ({count:,})" for name, count in value.items()) or "-"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return _KINDS[kind](value) if kind and value is not None else human_number(value, 3)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ from msip.curation.measure import measure, read_pixels
 from msip.engine import LocalEngine
 from msip.files import write_bytes
 from msip.manifest import Manifest
-from msip.pictures import contact_sheet
+from msip.pictures import contact_sheet, encode_jpeg
 from msip.progress import Progress, silent
 from msip.radiometry import to_grey
 from msip.statistics import plots
@@ -76,7 +75,7 @@ def stats(out: str | Path, *, workers: int = 1, progress: Progress = silent) -> 
         measures = measure(manifest, engine=engine, progress=progress)
     numbers = _with_facts(manifest, summarise(manifest, measures))
     drawn = draw(numbers)
-    samples = cv2.imencode(".jpg", sample_sheet(manifest), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    samples = encode_jpeg(sample_sheet(manifest), 85)
     content = {f"{FOLDER}/{name}.svg": svg.encode() for name, svg in drawn.items()}
     content |= {
         f"{FOLDER}/stats.json": _json(numbers),

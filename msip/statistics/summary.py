@@ -26,7 +26,6 @@ REFERENCE_MEAN, REFERENCE_STD = 0.3801, 0.1871
 """What the reference code normalises with, 0 to 1; how it was computed was never published."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-DISTRIBUTIONS = ("brightness", "contrast", "entropy", "rois_per_image", "roi_side", "sequence_length")
 _MEASURED = {"brightness": "mean", "contrast": "contrast", "entropy": "entropy"}
 _MOST_SIZES = 8
 _RELATIONS = {"sequence": "same sequence", "source": "same source", "other_source": "other source"}

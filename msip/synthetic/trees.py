@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from msip.errors import OutputError
 from msip.files import write_bytes
+from msip.pictures import encode_jpeg, encode_png
 from msip.sources import load_corpus
 from msip.synthetic.camera import Camera, visible
 from msip.synthetic.scenes import Kind, Scene
@@ -62,7 +63,7 @@ def write_folder(folder: Path, *, count: int, seed: int = 0) -> Path:
     gate = _Film("street", 320, 256, seed, "gate")
     for frame in range(pngs):
         counts = gate.camera.counts(gate.scene.kelvin(10 * frame))
-        data = _encode(np.full_like(counts, 7512) if frame == 1 else counts, ".png")
+        data = encode_png(np.full_like(counts, 7512) if frame == 1 else counts)
         whole = len(data) if frame < pngs - 1 else len(data) // 2
         write_bytes(folder / "gate" / f"frame_{frame:04d}.png", data[:whole], sync=False)
     roof = _Film("yard", 320, 256, seed, "roof")
@@ -96,12 +97,9 @@ class _Film:
         return self.camera.grey(kelvin), visible(kelvin, self._tint)
 
 
-def _encode(pixels: NDArray[Any], suffix: str = ".jpg", quality: int = 92) -> bytes:
-    return bytes(cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else [])[1])
-
-
 def _save(path: Path, pixels: NDArray[Any], quality: int = 92) -> None:
-    write_bytes(path, _encode(pixels, path.suffix, quality), sync=False)
+    data = encode_jpeg(pixels, quality) if path.suffix == ".jpg" else encode_png(pixels)
+    write_bytes(path, data, sync=False)
 
 
 def _note(path: Path, text: str) -> None:

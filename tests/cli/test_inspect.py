@@ -134,13 +134,13 @@ def answers(port):
 _SERVED = """
 import signal, sys, time
 from types import SimpleNamespace
-from msip.inspection import app
 from msip_cli.inspect import _serve
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 # As FiftyOne waits, in turns: a signal just before a sleep begins is heard when that sleep ends, in any Python.
-app.launch = lambda *_, **__: SimpleNamespace(wait=lambda _: [time.sleep(1) for _ in range(120)])
-_serve(None, SimpleNamespace(slug="data"), "127.0.0.1", 5151, True)
+session = SimpleNamespace(wait=lambda _: [time.sleep(1) for _ in range(120)])
+inspection = SimpleNamespace(dataset=SimpleNamespace(slug="data"), launch=lambda **_: session)
+_serve(inspection, "127.0.0.1", 5151, True)
 print("ended")
 """
 

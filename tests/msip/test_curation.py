@@ -11,7 +11,7 @@ from curation_scenes import at_rest, scene, write
 from msip_cli.main import app
 
 from msip import Manifest, build
-from msip.curation.curate import SubsetRequest, curate
+from msip.curation.curate import curate
 from msip.curation.fingerprint import Fingerprints
 from msip.curation.measure import fingerprints_of, measure
 from msip.curation.selection import fraction
@@ -139,14 +139,15 @@ def test_duplicates_point_to_the_first_and_relations_are_counted(built):
 
 
 def test_again_gives_the_same_bytes_and_measures_nothing(built):
-    curate(built, workers=2, subset=SubsetRequest("lean", max_similar=0.9))
+    curate(built, workers=2, subset="lean", max_similar=0.9)
     files = [built / name for name in ("manifest.parquet", "curation.parquet", "subsets/lean.parquet")]
     before = [path.read_bytes() for path in files]
     stages = []
     curate(
         built,
         workers=1,
-        subset=SubsetRequest("lean", max_similar=0.9),
+        subset="lean",
+        max_similar=0.9,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     assert [path.read_bytes() for path in files] == before
@@ -190,7 +191,7 @@ def similarities(out):
 
 
 def test_no_two_images_of_a_subset_are_alike_and_every_other_is_like_one(built):
-    curate(built, workers=1, subset=SubsetRequest("lean", max_similar=0.8))
+    curate(built, workers=1, subset="lean", max_similar=0.8)
     manifest, matrix = similarities(built)
     ids = manifest.frame.image_id.tolist()
     kept = [ids.index(name) for name in select_subset(manifest, "lean").frame.image_id]
@@ -205,12 +206,12 @@ def test_no_two_images_of_a_subset_are_alike_and_every_other_is_like_one(built):
 def test_a_fraction_is_met_exactly(built):
     total = len(Manifest.read(built))
     for share in (0.6, 0.7, 0.8):
-        report = curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=share))
+        report = curate(built, workers=1, subset="part", keep_fraction=share)
         assert report.subset["images"] == round(share * total)
     with pytest.raises(MsipError, match="at least"):
-        curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=0.05))
+        curate(built, workers=1, subset="part", keep_fraction=0.05)
     with pytest.raises(MsipError, match="at most"):
-        curate(built, workers=1, subset=SubsetRequest("part", keep_fraction=1))
+        curate(built, workers=1, subset="part", keep_fraction=1)
 
 
 def test_the_fraction_that_is_advised_is_not_rounded_up():
@@ -222,7 +223,7 @@ def test_the_fraction_that_is_advised_is_not_rounded_up():
 def test_a_subset_of_another_build_is_refused(built):
     with pytest.raises(ManifestError, match="there is none yet"):
         select_subset(Manifest.read(built), "lean")
-    curate(built, workers=1, subset=SubsetRequest("lean", max_similar=0.8))
+    curate(built, workers=1, subset="lean", max_similar=0.8)
     manifest = Manifest.read(built)
     row = manifest.frame.image_id.tolist().index("own/odd_tiny")
     with pytest.raises(ManifestError, match="1 of the"):

@@ -21,7 +21,7 @@ from msip import build
 from msip.download.job import download, members_of
 from msip.download.shelf import same_name
 from msip.download.terms import accept_terms, accepted_terms
-from msip.download.transfer import Policy, Remote, fetch
+from msip.download.transfer import Policy, Remote, fetch_file
 from msip.errors import DownloadError, OutputError
 from msip.progress import silent
 from msip.sources import load_source
@@ -110,7 +110,7 @@ def server():
 
 
 def get(url, target, progress=silent, **facts):
-    return fetch(Remote(url, "train.zip", **facts), target, PATIENCE, progress)
+    return fetch_file(Remote(url, "train.zip", **facts), target, PATIENCE, progress)
 
 
 FAULTS = {

@@ -6,7 +6,7 @@ import pytest
 
 from msip import build, durability
 from msip.synthetic import write_folder
-from msip.verify import verify
+from msip.verify import verify_build
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def interrupted(tmp_path, monkeypatch):
 def again(folder):
     report = build(None, folder / "out", folder=folder / "frames", with_rois=False)
     manifests = [(folder / name / "manifest.parquet").read_bytes() for name in ("whole", "out")]
-    assert manifests[0] == manifests[1] and verify(folder / "out").ok
+    assert manifests[0] == manifests[1] and verify_build(folder / "out").ok
     assert not (folder / "out/.msip/unflushed").exists()
     return report.sources[0].done_before
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from inspection_fixtures import database_server, fiftyone, free_port  # noqa: F401
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from msip import Manifest, RoiCrop, build
@@ -16,11 +17,11 @@ from msip.crops import sample_key, sample_rng
 from msip.errors import InspectionError, ManifestError
 from msip.export import export_crops
 from msip.inspection import app, dataset, rows
-from msip.inspection.dataset import inspect
+from msip.inspection.dataset import import_build
 from msip.inspection.draws import Draw
 from msip.inspection.rows import dataset_name
 from msip.inspection.tags import pull_tags
-from msip.manifest import SCHEMA
+from msip.manifest import ROI_FIELDS, SCHEMA
 from msip.storage import Storage
 
 
@@ -79,7 +80,7 @@ def expected_counts(manifest):
 
 
 def test_counts_of_every_view_are_the_manifests(fiftyone, out):  # noqa: F811
-    result = inspect(fiftyone, out)
+    result = import_build(fiftyone, out)
     manifest = Manifest.read(out)
     expected = expected_counts(manifest) | {"near duplicates": 2}
     found = {name: len(result.dataset.load_saved_view(name)) for name in result.dataset.list_saved_views()}
@@ -90,7 +91,7 @@ def test_counts_of_every_view_are_the_manifests(fiftyone, out):  # noqa: F811
 
 
 def test_samples_and_rois_are_the_manifests(fiftyone, out):  # noqa: F811
-    data = inspect(fiftyone, out).dataset
+    data = import_build(fiftyone, out).dataset
     manifest = Manifest.read(out)
     assert data.persistent and data.name == dataset_name(out)
     for row, sample in enumerate(data.sort_by("image_id")):
@@ -109,41 +110,41 @@ def test_samples_and_rois_are_the_manifests(fiftyone, out):  # noqa: F811
 
 
 def test_training_crops_are_the_trainers(fiftyone, out):  # noqa: F811
-    data = inspect(fiftyone, out, draw=Draw(seed=3, epoch=2, per_image=2)).dataset
+    data = import_build(fiftyone, out, draw=Draw(seed=3, epoch=2, per_image=2)).dataset
     manifest = Manifest.read(out)
     for row, sample in enumerate(data.sort_by("image_id")):
         for view, crop in enumerate(sample.crops.detections):
             rng = sample_rng(3, 2, sample_key(sample.image_id), view)
             box, mirrored = RoiCrop().draw((200, 160), manifest.rois(row), rng)
             assert np.allclose(np.array(crop.bounding_box) * [200, 160, 200, 160], box) and crop.mirrored == mirrored
-    again = inspect(fiftyone, out, draw=Draw(seed=4, epoch=2, per_image=3))
+    again = import_build(fiftyone, out, draw=Draw(seed=4, epoch=2, per_image=3))
     assert (again.added, again.changed, again.removed) == (0, 0, 0)
     assert len(again.dataset.load_saved_view("training crops")) == 36
 
 
 def test_only_what_changed_is_written_and_tags_stay(fiftyone, out, frames, monkeypatch):  # noqa: F811
-    first = inspect(fiftyone, out)
+    first = import_build(fiftyone, out)
     data = first.dataset
     before = dict(zip(*data.values(["image_id", "last_modified_at"]), strict=True))
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "Rows", None)  # an unchanged manifest is not even read
-        again = inspect(fiftyone, out)
+        patch.setattr(rows.Rows, "tables", None)  # of an unchanged manifest no row is read
+        again = import_build(fiftyone, out)
     assert again.views == first.views and {view.holds for view in again.views} > {12, 48}
     sample = data.match({"image_id": "cam/frame 07 ü"}).first()
     sample.tags.append("nice")
     sample.save()
     with_flags(out, {7: ["low_contrast"]})
-    result = inspect(fiftyone, out)
+    result = import_build(fiftyone, out)
     assert (result.added, result.changed, result.removed) == (0, 1, 0)
     assert data.match({"image_id": "cam/frame 07 ü"}).first().tags == ["low_contrast", "nice"]
     after = dict(zip(*data.values(["image_id", "last_modified_at"]), strict=True))
     assert len(data) == 12 and after.keys() == before.keys()
     table = Manifest.read(out).table
     Manifest(table.slice(0, 10), out).write()
-    assert inspect(fiftyone, out).removed == 2 and len(data) == 10
+    assert import_build(fiftyone, out).removed == 2 and len(data) == 10
     Manifest(table, out).write()
-    assert inspect(fiftyone, out).added == 2 and len(data) == 12
-    assert inspect(fiftyone, out, max_samples=4).removed == 8 and len(data) == 4
+    assert import_build(fiftyone, out).added == 2 and len(data) == 12
+    assert import_build(fiftyone, out, max_samples=4).removed == 8 and len(data) == 4
 
 
 def test_a_killed_import_is_continued(fiftyone, out, monkeypatch):  # noqa: F811
@@ -154,20 +155,20 @@ def test_a_killed_import_is_continued(fiftyone, out, monkeypatch):  # noqa: F811
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        inspect(fiftyone, out, progress=die)
+        import_build(fiftyone, out, progress=die)
     assert len(fiftyone.load_dataset(dataset_name(out))) == 5
-    result = inspect(fiftyone, out)
+    result = import_build(fiftyone, out)
     assert result.added == 7 and len(result.dataset) == 12
     assert len(result.dataset.load_saved_view("training crops")) == 48
 
 
 def test_tags_on_patches_outlive_a_change_of_their_image(fiftyone, out):  # noqa: F811
     """A box is written anew with its image: the tag on it, not pulled yet, moves to the image under its flag's name."""
-    data = inspect(fiftyone, out).dataset
+    data = import_build(fiftyone, out).dataset
     for view, tag, name in (("RoI crops", "hit", "frame 06 ü"), ("training crops", "odd", "frame 08 ü")):
         data.load_saved_view(view).match({"image_id": f"cam/{name}"}).limit(1).tag_labels(tag)
     with_flags(out, {6: ["low_contrast"], 8: ["low_contrast"], 9: ["blank"]})
-    assert inspect(fiftyone, out).changed == 3
+    assert import_build(fiftyone, out).changed == 3
     tags = dict(zip(*data.values(["image_id", "tags"]), strict=True))
     assert tags["cam/frame 06 ü"] == ["low_contrast", "roi_hit"]
     assert tags["cam/frame 08 ü"] == ["low_contrast", "crop_odd"] and tags["cam/frame 09 ü"] == ["blank"]
@@ -180,7 +181,7 @@ def test_near_duplicates_stand_beside_what_they_repeat(fiftyone, out):  # noqa: 
     of = {2: "near_duplicate_of:cam/frame 06 ü", 6: "near_duplicate_of:cam/frame 01 ü", 7: "near_duplicate_of:cam/gone"}
     of |= {8: "near_duplicate_of:cam/frame 09 ü", 9: "near_duplicate_of:cam/frame 08 ü"}
     with_flags(out, {row: ["low_contrast", flag] for row, flag in of.items()})
-    view = inspect(fiftyone, out).dataset.load_saved_view("near duplicates")
+    view = import_build(fiftyone, out).dataset.load_saved_view("near duplicates")
     found = {}
     for name, group in zip(*view.values(["image_id", "duplicate_group"]), strict=True):
         found.setdefault(group.split()[-2] if "ü" in group else group, []).append(int(name.split()[1]))
@@ -195,7 +196,7 @@ def test_near_duplicates_stand_beside_what_they_repeat(fiftyone, out):  # noqa: 
 
 
 def test_tags_come_back_as_flags_and_are_honoured(fiftyone, out, tmp_path):  # noqa: F811
-    data = inspect(fiftyone, out).dataset
+    data = import_build(fiftyone, out).dataset
     data.match({"image_id": "cam/frame 02 ü"}).tag_samples("reject")
     data.match({"image_id": "cam/frame 05 ü"}).untag_samples("colour_mapped")
     data.load_saved_view("RoI crops").match({"image_id": "cam/frame 08 ü"}).limit(1).tag_labels("hit")
@@ -207,7 +208,7 @@ def test_tags_come_back_as_flags_and_are_honoured(fiftyone, out, tmp_path):  # n
     assert {row: value for row, value in flags.items() if value} == expected
     data_bytes = (out / "manifest.parquet").read_bytes()
     assert pull_tags(fiftyone, out).images == 0 and (out / "manifest.parquet").read_bytes() == data_bytes
-    assert inspect(fiftyone, out).changed == 4
+    assert import_build(fiftyone, out).changed == 4
     assert pull_tags(fiftyone, out).images == 0 and (out / "manifest.parquet").read_bytes() == data_bytes
     crops = export_crops(out, tmp_path / "crops", mode="training", exclude_flags=("reject", "duplicate_of"))
     assert crops.images == 10
@@ -223,7 +224,7 @@ def test_round_trip_on_the_command_line(fiftyone, out, frames, tmp_path, monkeyp
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    data = inspect(fiftyone, out).dataset
+    data = import_build(fiftyone, out).dataset
     rejected = [f"cam/frame {number:02d} ü" for number in (2, 7, 11)]
     data.match({"image_id": {"$in": rejected}}).tag_samples("reject")
     assert msip("inspect", out, "--pull-tags")["added"] == {"reject": 3}
@@ -245,7 +246,7 @@ def test_round_trip_on_the_command_line(fiftyone, out, frames, tmp_path, monkeyp
 
 def test_patches_are_bounded(fiftyone, out, monkeypatch):  # noqa: F811
     monkeypatch.setattr(rows, "MOST_PATCHES", 40)
-    result = inspect(fiftyone, out)
+    result = import_build(fiftyone, out)
     counts = {view.name: len(result.dataset.load_saved_view(view.name)) for view in result.views}
     assert 0 < counts["RoI crops"] <= 40 and 0 < counts["training crops"] <= 40 and counts["all images"] == 12
     assert counts == {view.name: view.count for view in result.views}
@@ -259,7 +260,7 @@ def test_16_bit_images_get_a_preview(fiftyone, out):  # noqa: F811
     depths[4] = 16
     index = SCHEMA.get_field_index("bit_depth")
     Manifest(manifest.table.set_column(index, SCHEMA.field("bit_depth"), pa.array(depths, pa.int8())), out).write()
-    data = inspect(fiftyone, out).dataset
+    data = import_build(fiftyone, out).dataset
     previews = {name: path for name, path in zip(*data.values(["image_id", "preview"]), strict=True) if path}
     assert list(previews) == ["cam/frame 04 ü"]
     shown = cv2.imread(previews["cam/frame 04 ü"], cv2.IMREAD_UNCHANGED)
@@ -269,9 +270,45 @@ def test_16_bit_images_get_a_preview(fiftyone, out):  # noqa: F811
     assert set(patches.values("preview")) == {None, previews["cam/frame 04 ü"]}  # patches are cut out of it, too
 
 
+def turned(pixels, orientation):
+    """``pixels`` as Pillow turns them by an EXIF orientation."""
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_boxes_lie_on_turned_pictures(fiftyone, tmp_path, suffix):  # noqa: F811
+    """A browser turns a picture by its EXIF orientation: boxes of the stored pixels must turn with it."""
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    for orientation in range(1, 9):
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        noise = np.random.default_rng(orientation).integers(0, 200, (160, 200)).astype(np.uint8)
+        Image.fromarray(noise).save(frames / f"{orientation}.{suffix}", exif=tags)
+    build(None, out, folder=frames, name="cam", with_rois=False)
+    roi, table = (30, 20, 90, 60, 5400), Manifest.read(out).table
+    column = pa.array([[dict(zip(ROI_FIELDS, roi, strict=True))]] * 8, SCHEMA.field("rois").type)
+    Manifest(table.set_column(SCHEMA.get_field_index("rois"), SCHEMA.field("rois"), column), out).write()
+    for sample in import_build(fiftyone, out, draw=Draw(per_image=2)).dataset:
+        rngs = [sample_rng(0, 0, sample_key(sample.image_id), view) for view in range(2)]
+        stored = [roi[:4], *(RoiCrop().draw((200, 160), np.array([roi]), rng)[0] for rng in rngs)]
+        orientation = int(sample.image_id.removeprefix("cam/"))
+        for detection, (x, y, w, h) in zip([*sample.rois.detections, *sample.crops.detections], stored, strict=True):
+            marked = np.zeros((160, 200), np.uint8)
+            marked[y : y + h, x : x + w] = 1
+            shown = turned(marked, orientation)
+            assert (sample.metadata.height, sample.metadata.width) == shown.shape
+            left, top, width, height = np.array(detection.bounding_box) * [*shown.shape[::-1], *shown.shape[::-1]]
+            below, right = np.nonzero(shown)
+            assert np.allclose([left, top], [right.min(), below.min()], atol=1e-4)
+            assert np.allclose([left + width, top + height], [right.max() + 1, below.max() + 1], atol=1e-4)
+
+
 def test_a_build_without_rois_has_no_roi_views(fiftyone, frames, tmp_path):  # noqa: F811
     build(None, tmp_path / "b", folder=frames, name="flagged", with_rois=False)
-    result = inspect(fiftyone, tmp_path / "b")
+    result = import_build(fiftyone, tmp_path / "b")
     counts = {view.name: len(result.dataset.load_saved_view(view.name)) for view in result.views}
     assert counts == {view.name: view.count for view in result.views}
     assert "RoI crops" not in counts and counts["training crops"] == 48 and counts["flagged"] == 0
@@ -280,18 +317,18 @@ def test_a_build_without_rois_has_no_roi_views(fiftyone, frames, tmp_path):  # n
 
 def test_images_moved(fiftyone, out):  # noqa: F811
     (out / "cam/thermal/frame 00 ü.png").unlink()
-    assert inspect(fiftyone, out).missing == ["cam/thermal/frame 00 ü.png"]
+    assert import_build(fiftyone, out).missing == ["cam/thermal/frame 00 ü.png"]
     shutil.move(out / "cam", out / "elsewhere")
     with pytest.raises(InspectionError, match="none of the 12 images is where the manifest says"):
-        inspect(fiftyone, out)
+        import_build(fiftyone, out)
 
 
 def test_pull_before_import_and_manifest_gone(fiftyone, out):  # noqa: F811
     with pytest.raises(InspectionError, match="run `msip inspect"):
         pull_tags(fiftyone, out)
-    inspect(fiftyone, out)
+    import_build(fiftyone, out)
     (out / "manifest.parquet").unlink()
-    for action in (inspect, pull_tags):
+    for action in (import_build, pull_tags):
         with pytest.raises(ManifestError, match="no manifest"):
             action(fiftyone, out)
 
@@ -299,7 +336,7 @@ def test_pull_before_import_and_manifest_gone(fiftyone, out):  # noqa: F811
 def test_brain_gets_the_features(fiftyone, out, monkeypatch):  # noqa: F811
     from msip.inspection import embeddings
 
-    result = inspect(fiftyone, out)
+    result = import_build(fiftyone, out)
     monkeypatch.setattr(embeddings.importlib.util, "find_spec", lambda name: None)  # umap compiles for half a minute
     sample_ids = [rows.sample_id(name) for name in Manifest.read(out).table.column("image_id").to_pylist()]
     features = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)

@@ -20,7 +20,7 @@ from msip.errors import LayoutError, ManifestError, OptionError, OutputError, So
 from msip.export import export_crops
 from msip.frames import natural_key, stem_of
 from msip.manifest import carried_flags
-from msip.verify import verify
+from msip.verify import verify_build
 
 REAL_COUNTS = {
     "dronevehicle": 60,
@@ -60,7 +60,7 @@ def test_real_sources_give_the_counts_made_by_hand(real_build):
     assert {part.name: part.images for part in report.sources} == REAL_COUNTS
     assert Manifest.read(out).counts() == REAL_COUNTS
     assert all(part.causes for part in report.sources)  # each is far below 178,756's share, and says why
-    assert not verify(out).ok and not verify(out).damaged
+    assert not verify_build(out).ok and not verify_build(out).damaged
 
 
 def test_real_build_takes_no_visible_no_dark_no_border(real_build):
@@ -191,7 +191,7 @@ def test_changed_added_and_removed_frames_are_followed(tmp_path):
     assert sorted(path.name for path in (out / "frames/thermal").iterdir()) == ["1.png", "2.png", "3.png", "9.png"]
     build(None, tmp_path / "fresh", folder=folder, with_rois=False)
     assert manifest_bytes(out) == manifest_bytes(tmp_path / "fresh")
-    assert verify(out).ok
+    assert verify_build(out).ok
 
 
 def test_a_build_never_takes_its_own_images_for_frames(tmp_path):
@@ -248,11 +248,11 @@ def test_verify_finds_damage(tmp_path):
         save(tmp_path / f"frames/{index}.png", picture(index))
     out = tmp_path / "out"
     build(None, out, folder=tmp_path / "frames", with_rois=False)
-    assert verify(out).ok
+    assert verify_build(out).ok
     (out / "frames/thermal/0.png").unlink()
     shutil.copy(out / "frames/thermal/2.png", out / "frames/thermal/1.png")
     save(out / "frames/thermal/stranger.png", picture(1))
-    report = verify(out)
+    report = verify_build(out)
     assert (report.missing, report.damaged, report.strangers) == (
         ["frames/thermal/0.png"],
         ["frames/thermal/1.png"],
@@ -303,7 +303,7 @@ def test_file_urls_are_folders(tmp_path):
     save(tmp_path / "frames/a.png", picture(1))
     url = (tmp_path / "frames").as_uri()
     assert build(None, (tmp_path / "out").as_uri(), folder=url, with_rois=False).images == 1
-    assert verify(tmp_path / "out").ok
+    assert verify_build(tmp_path / "out").ok
 
 
 def test_names():
@@ -419,5 +419,5 @@ def test_killed_five_times_and_continued_gives_the_same_manifest(tmp_path):
         kills += 1
     subprocess.run(command, check=True)
     assert manifest_bytes(out) == manifest_bytes(tmp_path / "undisturbed")
-    assert verify(out).ok
-    assert not list(out.rglob("*.msip-tmp")) or verify(out).ok
+    assert verify_build(out).ok
+    assert not list(out.rglob("*.msip-tmp")) or verify_build(out).ok

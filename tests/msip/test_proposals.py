@@ -6,11 +6,9 @@ import cv2
 import numpy as np
 import pytest
 from msip_cli.main import app
-from msip_cli.rois import ProposalsName
 
 from msip import Manifest, build
 from msip.errors import ImageError, ManifestError
-from msip.proposals import PROPOSALS
 from msip.rois import extremal_boxes, half_size_search, selective_search
 
 
@@ -71,7 +69,6 @@ def run(*arguments):
 
 
 def test_the_choice_is_recorded_kept_by_a_build_and_can_be_undone(tmp_path, capsys):
-    assert [name.value for name in ProposalsName] == list(PROPOSALS)
     (tmp_path / "frames").mkdir()
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"frames/{number}.png"), np.roll(scene(), 9 * number, axis=1))

@@ -8,7 +8,7 @@ import pytest
 
 from msip import Manifest, build, durability
 from msip.trees import read_file
-from msip.verify import verify
+from msip.verify import verify_build
 
 
 def save(path: Path, image: np.ndarray) -> None:
@@ -42,7 +42,7 @@ def test_a_frame_that_could_not_be_read_is_read_by_the_next_build(tmp_path, monk
     assert report.sources[0].problems == [("1.png", "broken", "cannot be read: Permission denied")]
     report = build(None, out, folder=tmp_path / "frames", with_rois=False)
     assert report.images == 3 and not report.sources[0].problems and report.sources[0].done_before == 2
-    assert verify(out).ok
+    assert verify_build(out).ok
 
 
 def test_a_dark_frame_that_could_not_be_read_is_judged_by_the_next_build(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_images_of_an_unfinished_build_with_other_options_are_not_taken_for_ones
         window = {"agc": "window", "agc_window": (6900, 7100)}
         build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False, progress=interrupt, **window)
     build(None, tmp_path / "out", folder=tmp_path / "frames", with_rois=False)
-    assert verify(tmp_path / "out").ok
+    assert verify_build(tmp_path / "out").ok
 
 
 def test_after_a_power_cut_torn_images_of_sources_that_are_built_later_are_found(tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ def test_after_a_power_cut_torn_images_of_sources_that_are_built_later_are_found
     monkeypatch.setattr(durability, "system_start", lambda: "another")
     build(raw, out, sources=["dronevehicle"], with_rois=False)
     build(raw, out, sources=["llvip", "dronevehicle"], with_rois=False)
-    assert not verify(out).damaged
+    assert not verify_build(out).damaged
 
 
 def test_linked_folders_hold_frames_too_and_loops_end(tmp_path):

@@ -12,7 +12,7 @@ from msip import Manifest, build
 from msip.errors import ManifestError, MsipError, OutputError
 from msip.shards import Shards, _Target, shard, tar_key
 from msip.storage import read_grey
-from msip.verify import verify
+from msip.verify import verify_build
 from pad.data.index import open_data
 
 SMALL = 25_000  # bytes: several shards out of a few images
@@ -74,7 +74,7 @@ def test_every_image_at_random_is_that_of_the_build(built, tmp_path, layout):
         image = storage.read_grey(place["path"], place["offset"], place["length"], (place["width"], place["height"]))
         assert np.array_equal(image, read_grey(manifest.path(row)))
         assert place["rois"] == manifest.table.column("rois")[row].as_py()
-    assert verify(tmp_path).ok
+    assert verify_build(tmp_path).ok
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "raw"])
@@ -149,7 +149,7 @@ def test_damage_is_found_and_mended(built, tmp_path, capsys):
     index = bytearray((tmp_path / "index.arrow").read_bytes())
     index[index.index(manifest_sha(built))] ^= 1
     (tmp_path / "index.arrow").write_bytes(index)
-    report = verify(tmp_path)
+    report = verify_build(tmp_path)
     assert (report.missing, report.strangers) == ([first.name], ["msip-999999.tar"])
     assert report.damaged == [second.name, "index.arrow"]
     assert app(["verify", str(tmp_path)], standalone_mode=False) == 1
@@ -157,7 +157,7 @@ def test_damage_is_found_and_mended(built, tmp_path, capsys):
     assert f"damaged: {second.name}" in said and "Run the same `msip shard` again" in said
     second.unlink()
     shard(built, tmp_path, shard_bytes=SMALL)
-    assert verify(tmp_path).ok and verify(tmp_path).images == 12
+    assert verify_build(tmp_path).ok and verify_build(tmp_path).images == 12
 
 
 def test_refusals_are_one_sentence(built, tmp_path):

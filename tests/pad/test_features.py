@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from msip import Manifest, build
-from msip.inspection.dataset import limited
 from msip.resize import resize
 from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.inference import features
@@ -69,7 +68,7 @@ def test_mean_patch_token_in_the_manifests_order(averaging, manifest, monkeypatc
 
 def test_some_of_the_images(averaging, manifest):
     """``--max-samples``: the same numbers as for all, of the chosen ones."""
-    assert np.allclose(image_features("run", limited(manifest, 3)), image_features("run", manifest)[[0, 2, 4]])
+    assert np.allclose(image_features("run", manifest.limited(3)), image_features("run", manifest)[[0, 2, 4]])
 
 
 def test_images_that_cannot_be_read_are_zero(averaging, manifest):

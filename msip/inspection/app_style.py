@@ -1,33 +1,8 @@
-"""How the App looks at first: fields and their meaning, colours, the sidebar and the workspace."""
+"""How the App looks at first: colours, the sidebar and the workspace."""
 
 from __future__ import annotations
 
 from typing import Any
-
-FIELDS: dict[str, tuple[Any, str]] = {
-    "image_id": ("a/b", "<source>/<stem>: the image's name in the manifest"),
-    "source": ("a", "the public source, or the folder, that it comes from"),
-    "split": ("train", "of the source"),
-    "sequence": ("a", "the recording"),
-    "frame_index": (0, "position in the recording before the stride"),
-    "bit_depth": (8, "of the raw frame"),
-    "pixel_mean": (0.5, "of the stored grey image, 0 to 1"),
-    "pixel_std": (0.5, "of the stored grey image, 0 to 1"),
-    "roi_count": (0, "proposals of selective search"),
-    "roi_mean_share": (0.5, "mean share of the image that a RoI's box covers"),
-    "roi_largest_share": (0.5, "share of the image that the largest RoI's box covers"),
-    "flags": (["blank"], "of the manifest, as imported; edit the tags, then run msip inspect --pull-tags"),
-    "duplicate_group": ("a/b", "the image that this one repeats, or its own name if others repeat it"),
-    "shown_as_patches": (True, "its RoIs and training crops are in the patch views"),
-    "source_path": ("a", "inside the raw source"),
-    "transform": ("a", "what was done to the raw frame"),
-    "sha256": ("a", "of the stored file"),
-    "phash": ("a", "perceptual hash"),
-    "licence": ("a", "of the source"),
-    "preview": ("/a.png", "8-bit preview of a stored 16-bit image"),
-    "row_digest": (0, "changes with the manifest's row"),
-}
-"""Sample fields: an example that fixes the type, and the description shown in the App."""
 
 SIZE_COLOURS = {"small": "#ffb000", "medium": "#56b4e9", "large": "#cc79a7"}
 CROP_COLOUR = "#2ee6a6"

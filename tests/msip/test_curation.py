@@ -12,7 +12,7 @@ from msip_cli.main import app
 
 from msip import Manifest, build
 from msip.curation.curate import SubsetRequest, curate
-from msip.curation.fingerprint import Fingerprints
+from msip.curation.fingerprint import PRINT, Fingerprints
 from msip.curation.measure import fingerprints_of, measure
 from msip.curation.selection import fraction
 from msip.engine import LocalEngine
@@ -214,7 +214,9 @@ def test_a_fraction_is_met_exactly(built):
 
 
 def test_the_fraction_that_is_advised_is_not_rounded_up():
-    prints = Fingerprints.of(np.random.default_rng(0).integers(-100, 100, (3000, 256)).astype(np.int8))
+    images = np.zeros(3000, PRINT)
+    images["vector"] = np.random.default_rng(0).integers(-100, 100, (3000, 256))
+    prints = Fingerprints.of(images)
     with pytest.raises(MsipError, match=r"give at most 0\.999666\."):
         fraction(prints, np.arange(3000) > 0, 1.0, threads=1)
 

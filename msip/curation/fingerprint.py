@@ -44,7 +44,7 @@ LEAST_DETAIL = 0.4
 """Cosine of the details from which two images may be copies; ``docs/curate.md`` has the margins."""
 SMALL_SIDE = 64
 """Pixels of the shorter side below which two images must agree in nearly all that they show."""
-LEAST_DETAIL_SMALL = 0.9
+LEAST_DETAIL_SMALL = 0.85
 
 PRINT = np.dtype([("vector", np.int8, LENGTH), ("detail", np.int8, LENGTH), ("side", np.uint8)])
 """What is kept of an image: both vectors, and the shorter side in pixels (255 for all above)."""

@@ -140,7 +140,7 @@ def similarity(first: NDArray, second: NDArray, flips: bool = False) -> NDArray:
     pairs = ((one.vectors, two.vectors), (one.details, two.details))
     vectors, details = (cosine(turned(ours, flips), theirs) for ours, theirs in pairs)
     alike = details >= np.maximum(one.least_detail, two.least_detail)
-    return np.where(alike & one.comparable & two.comparable, vectors, -1).max(axis=0)
+    return np.where(alike & ~one.featureless & ~two.featureless, vectors, -1).max(axis=0)
 
 
 def bits_apart(first: NDArray, second: NDArray) -> NDArray:

@@ -301,7 +301,7 @@ class _Work:
         report.flags = dict(sorted(ours.items()))
         report.kept_flags = dict(sorted((every - ours).items()))
         report.small = int((self.readable & self.prints.small).sum())
-        report.featureless = int((self.readable & ~self.prints.comparable).sum())
+        report.featureless = int((self.readable & self.prints.featureless).sum())
         report.near = {name: int((matches.partner[:, i] >= 0).sum()) for i, name in enumerate(RELATIONS)}
         pairs = Counter(
             (self.source_names[row], self.source_names[matches.partner[row, 2]])

@@ -108,7 +108,7 @@ class Fingerprints:
     Attributes:
         vectors, details: int8 (n, 256).
         codes: uint64 (n, 4): the signs of ``vectors``.
-        norms, detail_norms: float64 (n,); zero for an image with nothing to compare, which is like no other.
+        norms, detail_norms: float64 (n,); zero where there is nothing to compare.
         sides: uint8 (n,) the shorter side in pixels, 255 for all above.
     """
 
@@ -122,7 +122,7 @@ class Fingerprints:
     @classmethod
     def of(cls, prints: Sequence[NDArray[np.void]] | NDArray[np.void]) -> Fingerprints:
         """From what ``fingerprint`` gave for each image."""
-        array = np.array(prints, PRINT)
+        array = np.asarray(prints, PRINT)
         vectors, details = (np.ascontiguousarray(array[name]) for name in ("vector", "detail"))
         codes = np.empty((len(array), 4), np.uint64)
         for start in range(0, len(array), _CHUNK):
@@ -137,9 +137,9 @@ class Fingerprints:
         return Fingerprints(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
-    def comparable(self) -> NDArray[np.bool_]:
-        """(n,) images that have structure beyond row and column means; the others can only be equal to one."""
-        return (self.norms > 0) & (self.detail_norms > 0)
+    def featureless(self) -> NDArray[np.bool_]:
+        """(n,) images without structure beyond row and column means: only an equal one is like them, if any."""
+        return (self.norms == 0) | (self.detail_norms == 0)
 
     @property
     def small(self) -> NDArray[np.bool_]:

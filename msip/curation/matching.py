@@ -79,7 +79,6 @@ class _Side(NamedTuple):
     norms: NDArray[np.float64]
     detail_norms: NDArray[np.float64]
     least_detail: NDArray[np.float64]
-    comparable: NDArray[np.bool_]
     sources: NDArray[np.int32]
     sequences: NDArray[np.int32]
 
@@ -128,15 +127,17 @@ def _likeness(
     code = rows.codes[turn, row - rows.start]
     for word in range(1, 4):
         distance += _ones(code[word] ^ others.codes[other, word])
-    if distance > limits.most_256 or not others.comparable[other]:
+    if distance > limits.most_256 or others.norms[other] == 0:
         return np.float32(-1)
     scalar = _dot(rows.vectors[turn, row - rows.start], others.vectors[other])
     likeness = np.float32(scalar / (side.norms[row] * others.norms[other]))
     if likeness < limits.least:
         return np.float32(-1)
     detail = _dot(rows.details[turn, row - rows.start], others.details[other])
+    norms = side.detail_norms[row] * others.detail_norms[other]
     least = max(side.least_detail[row], others.least_detail[other])
-    return likeness if detail >= least * side.detail_norms[row] * others.detail_norms[other] else np.float32(-1)
+    agree = detail >= least * norms if norms > 0 else likeness == 1  # without detail only equals
+    return likeness if agree else np.float32(-1)
 
 
 @exact_jit
@@ -155,7 +156,7 @@ def _scan(
     """Compare rows of the queries with all others; ``within``: those are the same."""
     for tile in range(0, len(words), _TILE):
         for row in range(rows.start, rows.start + rows.vectors.shape[1]):
-            if not queries.comparable[row]:
+            if queries.norms[row] == 0:
                 continue
             for turn in range(rows.vectors.shape[0]):
                 word = rows.codes[turn, row - rows.start, 0]
@@ -189,7 +190,7 @@ def _nearest_leader(
 ) -> None:
     """For rows ``first`` to ``last``: the most similar of ``chosen``, if it is similar enough."""
     for row in range(first, last):
-        if not side.comparable[row]:
+        if side.norms[row] == 0:
             continue
         for turn in range(rows.vectors.shape[0]):
             word = rows.codes[turn, row - rows.start, 0]
@@ -231,7 +232,6 @@ def _side(
         prints.norms,
         prints.detail_norms,
         prints.least_detail,
-        prints.comparable,
         np.arange(len(prints), dtype=np.int32) if sources is None else sources,
         none if sequences is None else sequences,
     )

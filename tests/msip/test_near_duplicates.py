@@ -144,6 +144,20 @@ def test_an_image_without_structure_is_like_no_other(tmp_path):
     assert near_duplicates(tmp_path) == []
 
 
+def test_gradients_are_like_equals_only(tmp_path):
+    """An image that its rows and columns explain: another one is no copy, the same pixels in another file are."""
+    for name, power in (("a", 1), ("b", 1.3), ("c", 1.6)):
+        rows = 255 * np.linspace(0, 1, 96) ** power
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.repeat(rows[:, None], 128, axis=1).astype(np.uint8))
+    assert near_duplicates(tmp_path) == []
+    cv2.imwrite(str(tmp_path / "b.bmp"), cv2.imread(str(tmp_path / "b.png")))
+    found = near_duplicates(tmp_path)
+    assert [(item.path.name, item.other.name, item.exact) for item in found] == [
+        ("b.bmp", "b.png", True),
+        ("b.png", "b.bmp", True),
+    ]
+
+
 def one_camera(frame, copy=False):
     """A frame behind a lens that darkens the corners, with the detector's stripes; two discs are all that differs."""
     down, along = np.mgrid[-1:1:192j, -1:1:256j]

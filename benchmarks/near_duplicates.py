@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,8 +34,9 @@ from imagededup.methods import DHash, PHash
 from numpy.typing import NDArray
 
 from msip.curation import SIMILARITY
-from msip.curation.fingerprint import LENGTH, Fingerprints, fingerprint, variant_signs
+from msip.curation.fingerprint import LENGTH, PRINT, Fingerprints, fingerprint, turned
 from msip.curation.matching import best_matches, leaders
+from msip.curation.selection import LEAST_SIMILARITY
 from msip.radiometry.cameras import suffixes
 
 Grey = NDArray[np.uint8]
@@ -126,15 +128,19 @@ class Finder:
 
 
 def cosine(first: NDArray, second: NDArray) -> NDArray:
-    """Row by row, of int8 (n, 256)."""
+    """Row by row, of int8 (..., n, 256)."""
     one, two = first.astype(np.float32), second.astype(np.float32)
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    return (one * two).sum(axis=1) / np.maximum(norms, 1)
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
+    return (one * two).sum(axis=-1) / np.maximum(norms, 1)
 
 
-def best_of_variants(first: NDArray, second: NDArray) -> NDArray:
-    """The same, over mirrored, turned and inverted copies."""
-    return np.max([cosine(first * signs, second) for signs in variant_signs(True)], axis=0)
+def similarity(first: NDArray, second: NDArray, flips: bool = False) -> NDArray:
+    """Row by row, of ``PRINT`` (n,), as the matching judges: -1 where the details are not alike."""
+    one, two = Fingerprints.of(first), Fingerprints.of(second)
+    pairs = ((one.vectors, two.vectors), (one.details, two.details))
+    vectors, details = (cosine(turned(ours, flips), theirs) for ours, theirs in pairs)
+    alike = details >= np.maximum(one.least_detail, two.least_detail)
+    return np.where(alike & ~one.featureless & ~two.featureless, vectors, -1).max(axis=0)
 
 
 def bits_apart(first: NDArray, second: NDArray) -> NDArray:
@@ -145,8 +151,8 @@ def bits_apart(first: NDArray, second: NDArray) -> NDArray:
 def finders() -> list[Finder]:
     """Ours, ours with ``--flips``, and imagededup's hashes."""
     result = [
-        Finder("msip", fingerprint, cosine, SIMILARITY),
-        Finder("msip --flips", fingerprint, best_of_variants, SIMILARITY),
+        Finder("msip", fingerprint, similarity, SIMILARITY),
+        Finder("msip --flips", fingerprint, partial(similarity, flips=True), SIMILARITY),
     ]
     for name, hasher in (("PHash", PHash(verbose=False)), ("DHash", DHash(verbose=False))):
         result.append(Finder(name, lambda grey, h=hasher: _bits(hash_of(h, grey)), bits_apart, -DEFAULT_DISTANCE))
@@ -180,10 +186,10 @@ def different_folders(labels: NDArray) -> Pairs:
 
 
 def thresholds(finder: Finder, codes: NDArray, wrong: Pairs) -> tuple[float, float, int]:
-    """Default threshold, the widest without a wrong pair, and the wrong pairs at the default."""
+    """Default threshold, the widest allowed without a wrong pair, and the wrong pairs at the default."""
     scores = np.concatenate([finder.score(codes[part[:, 0]], codes[part[:, 1]]) for part in _parts(wrong)])
     top = scores.max()
-    widest = float(np.nextafter(top, 2)) if finder.least > 0 else float(top) + 1
+    widest = max(float(np.nextafter(top, 2)), LEAST_SIMILARITY) if finder.least > 0 else float(top) + 1
     return finder.least, widest, int((scores >= finder.least).sum())
 
 
@@ -327,7 +333,7 @@ def print_leak(truth: Truth, splits: list[str], threads: int) -> None:
     crossing = [pair for pair in known if {split[pair[0]], split[pair[1]]} == {"test", "train"}]
     codes = truth.codes["msip"]
     rows = np.array(crossing)
-    hit = (cosine(codes[rows[:, 0]], codes[rows[:, 1]]) >= SIMILARITY).mean()
+    hit = (similarity(codes[rows[:, 0]], codes[rows[:, 1]]) >= SIMILARITY).mean()
     print(f"of {len(rows)} neighbouring pairs that cross from test to train (by SIFT), {100 * hit:.1f} % are found")
 
 
@@ -335,12 +341,13 @@ def synthetic(count: int) -> Fingerprints:
     """Random fingerprints in groups of a hundred that are alike, as sequences are."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 30, (count // 100 + 1, LENGTH)).astype(np.float32)
-    vectors = np.empty((count, LENGTH), np.int8)
+    prints = np.empty(count, PRINT)
+    prints["side"] = 255
     for start in range(0, count, 50_000):
         rows = np.arange(start, min(start + 50_000, count))
         noise = rng.normal(0, 12, (len(rows), LENGTH)).astype(np.float32)
-        vectors[rows] = np.clip(centres[rows // 100] + noise, -127, 127)
-    return Fingerprints.of(vectors)
+        prints["vector"][rows] = prints["detail"][rows] = np.clip(centres[rows // 100] + noise, -127, 127)
+    return Fingerprints.of(prints)
 
 
 def print_times(counts: list[int], peer_most: int, rounds: int, threads: int) -> None:

@@ -24,7 +24,8 @@ def curate(
         float, typer.Option(help="From here on images are near-duplicates, 0.5 to 1.", show_default="0.75")
     ] = 0.75,
     flips: Annotated[
-        bool, typer.Option("--flips", help="Also compare mirrored, turned and inverted; takes eight times as long.")
+        bool,
+        typer.Option("--flips", help="Also mirrored, turned by 90 or 180 degrees, inverted; takes 16 times as long."),
     ] = False,
     subset: Annotated[
         str | None, typer.Option(help="Make a subset of this name, for `msip shard --subset`.", show_default=False)
@@ -60,11 +61,17 @@ def curate(
 
 
 def _print(report: CurateReport, out: Path) -> None:
+    from msip.curation.fingerprint import SMALL_SIDE
+
     print_table(["flag", "images"], list(report.flags.items()) or [["none", 0]])
     if report.kept_flags:
         print_line("Given by others and kept: " + ", ".join(f"{name} ({n:,})" for name, n in report.kept_flags.items()))
     print_line(f"\nOf {report.images:,} images, with one of at least {report.similarity:g} similarity in the")
     print_table(["relation", "images"], list(report.near.items()))
+    if report.small:
+        print_line(f"Shorter side below {SMALL_SIDE} px, near-duplicates only if nearly equal: {report.small:,}")
+    if report.featureless:
+        print_line(f"Without structure to compare, duplicates only if equal: {report.featureless:,}")
     if report.between:
         print_line("\nBetween sources:")
         print_table(["source", "images like one of", "images"], [[a, b, n] for a, b, n in report.between])

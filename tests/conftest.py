@@ -34,6 +34,12 @@ def realdata() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs after public bug reports."""
+    return shared_folder("MSIP_CASES", "../shared/cases")
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of the reference code's own numbers."""
     return shared_folder("MSIP_GOLDEN", "../shared/golden")

@@ -93,7 +93,9 @@ def elsewhere(tmp_path):
 
         paths = [str(tmp_path / "hide"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        done = subprocess.run([sys.executable, file, *arguments], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, file, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done
 

@@ -27,7 +27,7 @@ from msip.curation import selection
 from msip.curation.fingerprint import VARIANTS, Fingerprints
 from msip.curation.flags import FINDINGS, LEAKS_INTO, Earlier, Finding
 from msip.curation.leakage import Leakage, find_leakage, set_names
-from msip.curation.matching import RELATIONS, Matches, best_matches, leaders
+from msip.curation.matching import RELATIONS, Leaders, Matches, best_matches, leaders
 from msip.curation.measure import NUMBERS, fingerprints_of, measure
 from msip.curation.near import SIMILARITY, ImagePrints
 from msip.engine import LocalEngine
@@ -51,6 +51,8 @@ class CurateReport:
         similarity: from which images count as near-duplicates.
         flags: images per flag that this run gives.
         kept_flags: images per flag that others gave.
+        small: images judged strictly: of so few pixels that a near-duplicate must be nearly equal.
+        featureless: images that nothing but equal pixels can make a duplicate: no structure beyond rows and columns.
         near: per relation (``matching.RELATIONS``), images with a near-duplicate of that relation.
         between: (source, other source, images of the first with a near-duplicate in the second).
         leakage: per evaluation set.
@@ -61,6 +63,8 @@ class CurateReport:
     similarity: float
     flags: dict[str, int] = field(default_factory=dict)
     kept_flags: dict[str, int] = field(default_factory=dict)
+    small: int = 0
+    featureless: int = 0
     near: dict[str, int] = field(default_factory=dict)
     between: list[tuple[str, str, int]] = field(default_factory=list)
     leakage: list[Leakage] = field(default_factory=list)
@@ -121,21 +125,26 @@ def curate(
 ) -> CurateReport:
     """Flag what is twice, odd or leaked in a build, and perhaps make a lean subset of it; see the module.
 
-    Args:
-        out: a build.
-        against: evaluation sets: folders of images, builds or manifests.
-        similarity: from which two images are near-duplicates, 0.5 to 1.
-        flips: also find mirrored, turned and polarity-inverted copies, in eight times the comparing time.
-        subset: also make a lean subset of this name, for ``shard(..., subset=)``; it takes one of the two that follow.
-        max_similar: no two images of the subset are more alike than this, 0.5 to 1.
-        keep_fraction: the subset keeps this share of all images, above 0 and at most 1.
-        workers: processes that measure, threads that compare.
-        progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
+        Args:
+            out: a build.
+            against: evaluation sets: folders of images, builds or manifests.
+            similarity: from which two images are near-duplicates, 0.5 to 1.
+    <<<<<<< HEAD
+            flips: also find mirrored, turned and polarity-inverted copies, in 16 times the comparing time.
+            subset: also make a lean subset of this name, for ``shard(..., subset=)``; it takes one of the two that follow.
+            max_similar: no two images of the subset are more alike than this, 0.5 to 1.
+            keep_fraction: the subset keeps this share of all images, above 0 and at most 1.
+    =======
+            flips: also find mirrored, turned and polarity-inverted copies, in 16 times the comparing time.
+            subset: make it.
+    >>>>>>> curation
+            workers: processes that measure, threads that compare.
+            progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
 
-    Raises:
-        ManifestError: no readable manifest.
-        OptionError: options that contradict, or are out of range.
-        OutputError: ``out`` cannot be written.
+        Raises:
+            ManifestError: no readable manifest.
+            OptionError: options that contradict, or are out of range.
+            OutputError: ``out`` cannot be written.
     """
     if not selection.LEAST_SIMILARITY <= similarity <= 1:
         raise OptionError(f"`similarity` is {similarity:g}, expected {selection.LEAST_SIMILARITY:g} to 1.")
@@ -183,7 +192,7 @@ class _Work:
         self.ids: list[str] = manifest.table.column("image_id").to_pylist()
         self.source_names: list[str] = manifest.table.column("source").to_pylist()
         self.prints: Fingerprints = fingerprints_of(entries)
-        self.readable: NDArray[np.bool_] = entries.column("vector").is_valid().to_numpy()
+        self.readable: NDArray[np.bool_] = entries.column("fingerprint").is_valid().to_numpy()
         self.digests: list[str | None] = entries.column("pixels_sha256").to_pylist()
         self.first = self._first_of_equals()
 
@@ -208,10 +217,11 @@ class _Work:
     def choose(self, subset: SubsetRequest) -> selection.Selection:
         """The rows of a subset, out of those that are not broken, blank or the second of equals."""
         eligible = self.readable & (self.prints.norms > 0) & (self.first == np.arange(len(self.ids)))
+        options: dict[str, Any] = {"flips": self.flips, "threads": self.workers}
         if subset.max_similar is not None:
-            return selection.most_similar(self.prints, eligible, subset.max_similar, threads=self.workers)
+            return selection.most_similar(self.prints, eligible, subset.max_similar, **options)
         assert subset.keep_fraction is not None  # checked
-        return selection.fraction(self.prints, eligible, subset.keep_fraction, threads=self.workers)
+        return selection.fraction(self.prints, eligible, subset.keep_fraction, **options)
 
     def write(self, report: CurateReport, sets: dict[str, str]) -> None:
         """Compare, flag, and write ``curation.parquet`` (with the places of all ``sets``) and the manifest."""
@@ -224,14 +234,16 @@ class _Work:
             threads=self.workers,
             progress=self.progress,
         )
-        leader, likeness = leaders(self.prints, least=self.similarity, threads=self.workers, progress=self.progress)
+        found = leaders(
+            self.prints, least=self.similarity, flips=self.flips, threads=self.workers, progress=self.progress
+        )
         findings = rules.appearance_findings(self._columns())
-        self._add_duplicates(findings, leader, likeness)
+        self._add_duplicates(findings, found)
         earlier, old_leaks = self._earlier()
         _add_leaks(findings, report.leakage, old_leaks)
         flags, given, dismissed = self._merge(findings, earlier)
         self._fill(report, matches, flags, given)
-        table = self._curation(matches, leader, likeness, given, dismissed)
+        table = self._curation(matches, found, given, dismissed)
         table = table.replace_schema_metadata(table.schema.metadata | {_SETS: json.dumps(sets, sort_keys=True)})
         with atomic_path(self.manifest.root / CURATION_NAME) as temporary:
             pq.write_table(table, temporary, compression="zstd")
@@ -251,17 +263,16 @@ class _Work:
             columns[name] = self.manifest.table.column(name).to_numpy().astype(np.float64)
         return columns | {"readable": self.readable}
 
-    def _add_duplicates(
-        self, findings: list[list[Finding]], leader: NDArray[np.int32], likeness: NDArray[np.float32]
-    ) -> None:
+    def _add_duplicates(self, findings: list[list[Finding]], found: Leaders) -> None:
         shas = self.manifest.table.column("sha256").to_pylist()
-        for row, (first, other) in enumerate(zip(self.first.tolist(), leader.tolist(), strict=True)):
+        for row, (first, other) in enumerate(zip(self.first.tolist(), found.row.tolist(), strict=True)):
             if first != row:
                 what = "bytes" if shas[first] == shas[row] else "pixels"
                 findings[row].append(Finding(f"duplicate_of:{self.ids[first]}", 1.0, f"the same {what}"))
             elif other != row:
-                score = float(likeness[row])
-                findings[row].append(Finding(f"near_duplicate_of:{self.ids[other]}", score, f"similarity {score:.3f}"))
+                score, variant = float(found.similarity[row]), int(found.variant[row])
+                reason = f"similarity {score:.3f}" + (f", {VARIANTS[variant]}" if variant else "")
+                findings[row].append(Finding(f"near_duplicate_of:{self.ids[other]}", score, reason))
 
     def _earlier(self) -> tuple[list[Earlier], list[list[Finding]]]:
         """Per row: what the last run noted, and the leaks that it found; nothing of an image that has changed."""
@@ -303,6 +314,8 @@ class _Work:
         every = Counter(flag_name(flag) for items in flags for flag in items)
         report.flags = dict(sorted(ours.items()))
         report.kept_flags = dict(sorted((every - ours).items()))
+        report.small = int((self.readable & self.prints.small).sum())
+        report.featureless = int((self.readable & self.prints.featureless).sum())
         report.near = {name: int((matches.partner[:, i] >= 0).sum()) for i, name in enumerate(RELATIONS)}
         pairs = Counter(
             (self.source_names[row], self.source_names[matches.partner[row, 2]])
@@ -313,8 +326,7 @@ class _Work:
     def _curation(
         self,
         matches: Matches,
-        leader: NDArray[np.int32],
-        likeness: NDArray[np.float32],
+        found: Leaders,
         given: list[list[Finding]],
         dismissed: list[frozenset[str]],
     ) -> pa.Table:
@@ -325,8 +337,8 @@ class _Work:
             "sha256": self.manifest.table.column("sha256"),
             "findings": pa.array([[asdict(item) for item in items] for items in given], FINDINGS),
             "dismissed": pa.array([sorted(names) for names in dismissed], pa.list_(pa.string())),
-            "leader": ids.take(pa.array(leader)),
-            "leader_similarity": pa.array(likeness),
+            "leader": ids.take(pa.array(found.row)),
+            "leader_similarity": pa.array(found.similarity),
         }
         for index, prefix in enumerate(_PREFIXES.values()):
             partner = matches.partner[:, index]

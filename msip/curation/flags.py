@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from msip.curation.fingerprint import SMALL_SIDE
 from msip.manifest import flag_name
 from msip.radiometry.checks import COLOUR_MAPPED
 
@@ -21,7 +22,6 @@ SATURATED = 0.35
 OVERLAY_COLOUR, OVERLAY_TEXT = 0.002, 0.08
 LETTERBOX = 0.03
 BLACK_HOT = -1.5
-SMALL_SIDE = 64
 _BLANK_STD = 0.5 / 255
 
 LEAKS_INTO = "leaks_into"

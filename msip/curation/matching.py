@@ -1,10 +1,10 @@
-"""Which fingerprints are alike: every pair is looked at, in three steps of rising cost.
+"""Which fingerprints are alike: every pair is looked at, in steps of rising cost.
 
 The first word of the hash (the 64 lowest frequencies) tells nearly all pairs apart in about a nanosecond, the whole
-hash most of the others, the cosine of the vectors decides. That is a linear scan per image: no index to tune, memory of
-a few numbers an image, and about one pair in a thousand missed, of those close to the threshold. Of the pairs, only the
-most similar image of each relation and their number are kept per image; a standing camera has more pairs than any list
-should hold.
+hash most of the others, the cosine of the vectors nearly all of the rest, and that of the details decides. That is a
+linear scan per image: no index to tune, memory of a few numbers an image, and about one pair in a thousand missed, of
+those close to the threshold. Of the pairs, only the most similar image of each relation and their number are kept per
+image; a standing camera has more pairs than any list should hold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from msip.curation.fingerprint import LENGTH, Fingerprints, variant_signs
+from msip.curation.fingerprint import LENGTH, Fingerprints, turned
 from msip.jit import exact_jit
 from msip.progress import Progress, silent
 
@@ -56,14 +56,40 @@ def _ones(typing_context: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+class Leaders(NamedTuple):
+    """The image that stands for each row.
+
+    Attributes:
+        row: int32 (n,) the most similar leader, a leader's own row.
+        similarity: float32 (n,).
+        variant: int8 (n,) index into ``fingerprint.VARIANTS``.
+    """
+
+    row: NDArray[np.int32]
+    similarity: NDArray[np.float32]
+    variant: NDArray[np.int8]
+
+
 class _Side(NamedTuple):
     """One side of a comparison, as the compiled loops take it."""
 
     vectors: NDArray[np.int8]
+    details: NDArray[np.int8]
     codes: NDArray[np.uint64]
     norms: NDArray[np.float64]
+    detail_norms: NDArray[np.float64]
+    least_detail: NDArray[np.float64]
     sources: NDArray[np.int32]
     sequences: NDArray[np.int32]
+
+
+class _Turned(NamedTuple):
+    """Rows of a side from ``start`` on with each of ``VARIANTS`` undone: (variants, rows, ...)."""
+
+    vectors: NDArray[np.int8]
+    details: NDArray[np.int8]
+    codes: NDArray[np.uint64]
+    start: int
 
 
 class _Limits(NamedTuple):
@@ -94,13 +120,32 @@ def _dot(first: NDArray[np.int8], second: NDArray[np.int8]) -> int:
 
 
 @exact_jit
+def _likeness(
+    side: _Side, row: int, rows: _Turned, turn: int, others: _Side, other: int, distance: int, limits: _Limits
+) -> np.float32:
+    """The similarity of a pair whose first words are ``distance`` bits apart, or -1 where it does not count."""
+    code = rows.codes[turn, row - rows.start]
+    for word in range(1, 4):
+        distance += _ones(code[word] ^ others.codes[other, word])
+    if distance > limits.most_256 or others.norms[other] == 0:
+        return np.float32(-1)
+    scalar = _dot(rows.vectors[turn, row - rows.start], others.vectors[other])
+    likeness = np.float32(scalar / (side.norms[row] * others.norms[other]))
+    if likeness < limits.least:
+        return np.float32(-1)
+    detail = _dot(rows.details[turn, row - rows.start], others.details[other])
+    norms = side.detail_norms[row] * others.detail_norms[other]
+    least = max(side.least_detail[row], others.least_detail[other])
+    agree = detail >= least * norms if norms > 0 else likeness == 1  # without detail only equals
+    return likeness if agree else np.float32(-1)
+
+
+@exact_jit
 def _scan(
     queries: _Side,
-    vectors: NDArray[np.int8],
-    codes: NDArray[np.uint64],
+    rows: _Turned,
     others: _Side,
     words: NDArray[np.uint64],
-    start: int,
     within: bool,
     limits: _Limits,
     partner: NDArray[np.int32],
@@ -108,23 +153,18 @@ def _scan(
     variant: NDArray[np.int8],
     count: NDArray[np.int32],
 ) -> None:
-    """Compare (variants, block, ...) of the rows from ``start`` on with all others; ``within``: those are the same."""
+    """Compare rows of the queries with all others; ``within``: those are the same."""
     for tile in range(0, len(words), _TILE):
-        for row in range(start, start + vectors.shape[1]):
+        for row in range(rows.start, rows.start + rows.vectors.shape[1]):
             if queries.norms[row] == 0:
                 continue
-            for turn in range(vectors.shape[0]):
-                code = codes[turn, row - start]
+            for turn in range(rows.vectors.shape[0]):
+                word = rows.codes[turn, row - rows.start, 0]
                 for other in range(tile, min(tile + _TILE, len(words))):
-                    distance = _ones(code[0] ^ words[other])
-                    if distance > limits.most_64:
+                    distance = _ones(word ^ words[other])
+                    if distance > limits.most_64 or (within and other == row):
                         continue
-                    for word in range(1, 4):
-                        distance += _ones(code[word] ^ others.codes[other, word])
-                    if distance > limits.most_256 or others.norms[other] == 0 or (within and other == row):
-                        continue
-                    scalar = _dot(vectors[turn, row - start], others.vectors[other])
-                    likeness = np.float32(scalar / (queries.norms[row] * others.norms[other]))
+                    likeness = _likeness(queries, row, rows, turn, others, other, distance, limits)
                     if likeness < limits.least:
                         continue
                     relation = 2
@@ -141,53 +181,43 @@ def _scan(
 @exact_jit
 def _nearest_leader(
     side: _Side,
+    rows: _Turned,
     first: int,
     last: int,
-    leaders: NDArray[np.int32],
+    chosen: NDArray[np.int32],
     limits: _Limits,
-    leader: NDArray[np.int32],
-    similarity: NDArray[np.float32],
+    leaders: Leaders,
 ) -> None:
-    """For rows ``first`` to ``last``: the most similar of ``leaders``, if it is similar enough."""
+    """For rows ``first`` to ``last``: the most similar of ``chosen``, if it is similar enough."""
     for row in range(first, last):
         if side.norms[row] == 0:
             continue
-        for other in leaders:
-            distance = _ones(side.codes[row, 0] ^ side.codes[other, 0])
-            if distance > limits.most_64:
-                continue
-            for word in range(1, 4):
-                distance += _ones(side.codes[row, word] ^ side.codes[other, word])
-            if distance > limits.most_256:
-                continue
-            scalar = _dot(side.vectors[row], side.vectors[other])
-            likeness = np.float32(scalar / (side.norms[row] * side.norms[other]))
-            if likeness >= limits.least and likeness > similarity[row]:
-                similarity[row] = likeness
-                leader[row] = other
+        for turn in range(rows.vectors.shape[0]):
+            word = rows.codes[turn, row - rows.start, 0]
+            for other in chosen:
+                distance = _ones(word ^ side.codes[other, 0])
+                if distance > limits.most_64:
+                    continue
+                likeness = _likeness(side, row, rows, turn, side, other, distance, limits)
+                if likeness >= limits.least and likeness > leaders.similarity[row]:
+                    leaders.row[row] = other
+                    leaders.similarity[row] = likeness
+                    leaders.variant[row] = turn
 
 
 @exact_jit
 def _choose_in_block(
-    side: _Side,
-    first: int,
-    last: int,
-    chosen: NDArray[np.int32],
-    count: int,
-    limits: _Limits,
-    leader: NDArray[np.int32],
-    similarity: NDArray[np.float32],
+    side: _Side, rows: _Turned, last: int, chosen: NDArray[np.int32], count: int, limits: _Limits, leaders: Leaders
 ) -> int:
     """One row after the other: without a leader it becomes one, and the rows behind it are compared with it."""
-    for row in range(first, last):
-        if leader[row] >= 0:
+    for row in range(rows.start, last):
+        if leaders.row[row] >= 0:
             continue
-        leader[row] = row
-        similarity[row] = 1
+        leaders.row[row] = row
+        leaders.similarity[row] = 1
         chosen[count] = row
         count += 1
-        if side.norms[row] > 0:
-            _nearest_leader(side, row + 1, last, chosen[count - 1 : count], limits, leader, similarity)
+        _nearest_leader(side, rows, row + 1, last, chosen[count - 1 : count], limits, leaders)
     return count
 
 
@@ -197,11 +227,19 @@ def _side(
     none = np.full(len(prints), -1, np.int32)
     return _Side(
         prints.vectors,
+        prints.details,
         prints.codes,
         prints.norms,
+        prints.detail_norms,
+        prints.least_detail,
         np.arange(len(prints), dtype=np.int32) if sources is None else sources,
         none if sequences is None else sequences,
     )
+
+
+def _turned(side: _Side, start: int, end: int, flips: bool) -> _Turned:
+    vectors, details = (np.ascontiguousarray(turned(part[start:end], flips)) for part in (side.vectors, side.details))
+    return _Turned(vectors, details, np.packbits(vectors > 0, axis=2).view(np.uint64), start)
 
 
 def best_matches(
@@ -220,7 +258,7 @@ def best_matches(
     Args:
         queries, others: n and m fingerprints.
         least: the similarity from which a pair counts, above 0.
-        flips: also look for mirrored, turned and inverted copies (``fingerprint.VARIANTS``), in eight times the time.
+        flips: also look for mirrored, turned and inverted copies (``fingerprint.VARIANTS``), in 16 times the time.
         sources, sequences: (n,) a number for each, a sequence below 0 for none; only without ``others``. Where they are
             not given, all matches are in the column "other source".
         threads: default all cores.
@@ -228,7 +266,6 @@ def best_matches(
     """
     within = others is None
     count = len(queries)
-    signs = variant_signs(flips)
     own = _side(queries, sources, sequences)
     rest = own if others is None else _side(others, np.full(len(others), -1, np.int32))
     words = np.ascontiguousarray(rest.codes[:, 0])
@@ -242,10 +279,9 @@ def best_matches(
     result = (matches.partner, matches.similarity, matches.variant, matches.count)
 
     def block(start: int) -> int:
-        vectors = np.ascontiguousarray(queries.vectors[start : start + _BLOCK] * signs[:, None])
-        codes = np.packbits(vectors > 0, axis=2).view(np.uint64)
-        _scan(own, vectors, codes, rest, words, start, within, limits, *result)
-        return vectors.shape[1]
+        rows = _turned(own, start, min(start + _BLOCK, count), flips)
+        _scan(own, rows, rest, words, within, limits, *result)
+        return rows.vectors.shape[1]
 
     for done in _in_threads(block, range(0, count, _BLOCK), threads):
         progress("compare", done, count)
@@ -259,30 +295,33 @@ def _in_threads(task: Callable[[int], int], starts: range, threads: int | None) 
 
 
 def leaders(
-    prints: Fingerprints, *, least: float, threads: int | None = None, progress: Progress = silent
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    prints: Fingerprints,
+    *,
+    least: float,
+    flips: bool = False,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Leaders:
     """Choose, in row order, the images that stand for all: greedy leader selection.
 
     A row that no earlier leader reaches by ``least`` becomes a leader itself. So no two leaders are that similar, every
-    row is that similar to its leader, and the choice depends on the order of the rows alone.
-
-    Returns:
-        int32 (n,) the most similar leader of each row (its own row for a leader), and float32 (n,) the similarity.
+    row is that similar to its leader, and the choice depends on the order of the rows alone. The other arguments are
+    those of ``best_matches``.
     """
     count, number = len(prints), 0
     side, limits = _side(prints), _limits(least)
-    leader = np.full(count, -1, np.int32)
-    similarity = np.full(count, -1, np.float32)
+    found = Leaders(np.full(count, -1, np.int32), np.full(count, -1, np.float32), np.zeros(count, np.int8))
     chosen = np.empty(count, np.int32)
     step = -(-_TILE // (threads or os.cpu_count() or 1))
     for start in range(0, count, _TILE):
         end = min(start + _TILE, count)
+        rows = _turned(side, start, end, flips)
 
-        def part(first: int, end: int = end, number: int = number) -> int:
-            _nearest_leader(side, first, min(first + step, end), chosen[:number], limits, leader, similarity)
+        def part(first: int, end: int = end, number: int = number, rows: _Turned = rows) -> int:
+            _nearest_leader(side, rows, first, min(first + step, end), chosen[:number], limits, found)
             return 0
 
         list(_in_threads(part, range(start, end, step), threads))
-        number = _choose_in_block(side, start, end, chosen, number, limits, leader, similarity)
+        number = _choose_in_block(side, rows, end, chosen, number, limits, found)
         progress("group", end - start, count)
-    return leader, similarity
+    return found

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from msip.curation import fingerprint
-from msip.curation.fingerprint import LENGTH, Fingerprints
+from msip.curation.fingerprint import PRINT, Fingerprints
 from msip.curation.image_measures import HISTOGRAM_BINS, appearance, without_borders
 from msip.engine import Engine
 from msip.ledger import Ledger
@@ -29,7 +29,7 @@ NUMBERS = ("mean", "std", "entropy", "contrast", "clipped_dark", "clipped_bright
 ENTRY = pa.schema(
     [
         pa.field("sha256", pa.string()),
-        pa.field("vector", pa.binary(LENGTH)),  # null: the image is gone or cannot be decoded
+        pa.field("fingerprint", pa.binary(PRINT.itemsize)),  # null: the image is gone or cannot be decoded
         pa.field("pixels_sha256", pa.string()),  # of size and grey values: what a viewer sees, whatever the container
         *(pa.field(name, pa.float32()) for name in NUMBERS),
         pa.field("histogram", pa.list_(pa.int32(), HISTOGRAM_BINS)),
@@ -57,7 +57,7 @@ def measure_pixels(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     inner = without_borders(grey)
     found = appearance(pixels, grey, inner)
     return {
-        "vector": fingerprint.fingerprint(inner).tobytes(),
+        "fingerprint": fingerprint.fingerprint(inner).tobytes(),
         "pixels_sha256": fingerprint.pixels_digest(grey),
         **{name: getattr(found, name) for name in NUMBERS},
         "histogram": found.histogram.tolist(),
@@ -76,7 +76,7 @@ def measure(manifest: Manifest, *, engine: Engine, progress: Progress = silent) 
     ledger = Ledger(folder, ENTRY, "sha256")
     hashes = manifest.table.column("sha256").to_pylist()
     known = ledger.read()
-    readable = known.filter(known.column("vector").is_valid())  # an image that was unreadable may have been restored
+    readable = known.filter(known.column("fingerprint").is_valid())  # an unreadable image may have been restored
     tasks = list(_tasks(manifest, hashes, set(readable.column("sha256").to_pylist())))
     progress("measure", len(manifest) - sum(len(task[1]) for task in tasks), len(manifest))
     for entries in engine.run(_measure_batch, tasks):
@@ -113,11 +113,10 @@ def _measure_batch(task: tuple[Path, list[tuple[str, str]]]) -> list[dict[str, A
 
 def fingerprints_of(entries: pa.Table) -> Fingerprints:
     """The fingerprints of entries; those of unreadable images are like no other."""
-    vectors = np.zeros((len(entries), LENGTH), np.int8)
+    prints = np.zeros(len(entries), PRINT)
     row = 0
-    for chunk in entries.column("vector").chunks:
+    for chunk in entries.column("fingerprint").chunks:
         valid = chunk.is_valid().to_numpy(zero_copy_only=False)
-        data = np.frombuffer(b"".join(chunk.drop_null().to_pylist()), np.int8)
-        vectors[row : row + len(chunk)][valid] = data.reshape(-1, LENGTH)
+        prints[row : row + len(chunk)][valid] = np.frombuffer(b"".join(chunk.drop_null().to_pylist()), PRINT)
         row += len(chunk)
-    return Fingerprints.of(vectors)
+    return Fingerprints.of(prints)

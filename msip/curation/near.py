@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.curation.fingerprint import LENGTH, VARIANTS, Fingerprints, fingerprint, pixels_digest
+from msip.curation.fingerprint import PRINT, VARIANTS, Fingerprints, fingerprint, pixels_digest
 from msip.curation.image_measures import without_borders
 from msip.curation.matching import best_matches
 from msip.errors import FrameError, ManifestError
@@ -107,7 +107,7 @@ def read_image_prints(paths: Sequence[Path], threads: int) -> ImagePrints:
     """Read files of any kind that a build reads, in their order."""
     with ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(_read, paths))
-    return ImagePrints(list(paths), Fingerprints.of([vector for vector, _ in done]), [digest for _, digest in done])
+    return ImagePrints(list(paths), Fingerprints.of([found for found, _ in done]), [digest for _, digest in done])
 
 
 def image_files(images: Images) -> list[Path]:
@@ -125,9 +125,9 @@ def image_files(images: Images) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> tuple[NDArray[np.int8], str | None]:
+def _read(path: Path) -> tuple[NDArray[np.void], str | None]:
     try:
         grey = read_grey8(path)
     except (FrameError, OSError):
-        return np.zeros(LENGTH, np.int8), None
+        return np.zeros((), PRINT), None
     return fingerprint(without_borders(grey)), pixels_digest(grey)

@@ -32,16 +32,20 @@ class Selection:
     filled: int = 0
 
 
-def most_similar(prints: Fingerprints, eligible: NDArray[np.bool_], most: float, *, threads: int | None) -> Selection:
+def most_similar(
+    prints: Fingerprints, eligible: NDArray[np.bool_], most: float, *, flips: bool = False, threads: int | None
+) -> Selection:
     """Keep, in row order, every eligible image that is less like all kept ones than ``most``."""
     rows = np.flatnonzero(eligible)
-    leader, _ = leaders(prints.take(rows), least=min(most, _MOST_SIMILARITY), threads=threads)
+    leader = leaders(prints.take(rows), least=min(most, _MOST_SIMILARITY), flips=flips, threads=threads).row
     keep = np.zeros(len(eligible), bool)
     keep[rows[leader == np.arange(len(rows))]] = True
     return Selection(keep, most)
 
 
-def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *, threads: int | None) -> Selection:
+def fraction(
+    prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *, flips: bool = False, threads: int | None
+) -> Selection:
     """Keep ``share`` of all rows, chosen from the eligible ones.
 
     The largest similarity at which no more leaders than wanted remain is found by halving; the rest is filled up with
@@ -60,8 +64,8 @@ def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *,
     chosen = prints.take(rows)
     own = np.arange(len(rows))
     low, high = LEAST_SIMILARITY, _MOST_SIMILARITY
-    best = leaders(chosen, least=low, threads=threads)
-    count = int((best[0] == own).sum())
+    best = leaders(chosen, least=low, flips=flips, threads=threads)
+    count = int((best.row == own).sum())
     if count > wanted:
         raise OptionError(
             f"`keep_fraction={share:g}` asks for {wanted:,} images, but {count:,} of {len(eligible):,} are not "
@@ -69,12 +73,12 @@ def fraction(prints: Fingerprints, eligible: NDArray[np.bool_], share: float, *,
         )
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        result = leaders(chosen, least=middle, threads=threads)
-        if int((result[0] == own).sum()) <= wanted:
+        result = leaders(chosen, least=middle, flips=flips, threads=threads)
+        if int((result.row == own).sum()) <= wanted:
             low, best = middle, result
         else:
             high = middle
-    leader, similarity = best
+    leader, similarity = best.row, best.similarity
     others = np.flatnonzero(leader != own)
     missing = wanted - int((leader == own).sum())
     filled = others[np.argsort(similarity[others], kind="stable")[:missing]]

@@ -62,7 +62,7 @@ class _Columns:
         self.pixel_mean, self.pixel_std = (_numbers(table, name) for name in ("pixel_mean", "pixel_std"))
         self.measured = {name: _numbers(measures, column) for name, column in _MEASURED.items()}
         self.grey_levels = _histograms(measures)
-        self.readable = measures.column("vector").is_valid().to_numpy()
+        self.readable = measures.column("fingerprint").is_valid().to_numpy()
         self.bytes = np.array([_size(manifest.root / path) for path in self.lists["path"]], np.int64)
         self.roi_count, self.roi_sides = _rois(manifest.root)
         self.flags = [sorted({flag_name(flag) for flag in flags or ()}) for flags in table.column("flags").to_pylist()]

@@ -11,8 +11,13 @@ from curation_scenes import at_rest, scene, write
 from msip_cli.main import app
 
 from msip import Manifest, build
+<<<<<<< HEAD
 from msip.curation.curate import curate
-from msip.curation.fingerprint import Fingerprints
+from msip.curation.fingerprint import PRINT, Fingerprints
+=======
+from msip.curation.curate import SubsetRequest, curate
+from msip.curation.fingerprint import PRINT, Fingerprints
+>>>>>>> curation
 from msip.curation.measure import fingerprints_of, measure
 from msip.curation.selection import fraction
 from msip.engine import LocalEngine
@@ -215,7 +220,9 @@ def test_a_fraction_is_met_exactly(built):
 
 
 def test_the_fraction_that_is_advised_is_not_rounded_up():
-    prints = Fingerprints.of(np.random.default_rng(0).integers(-100, 100, (3000, 256)).astype(np.int8))
+    images = np.zeros(3000, PRINT)
+    images["vector"] = np.random.default_rng(0).integers(-100, 100, (3000, 256))
+    prints = Fingerprints.of(images)
     with pytest.raises(MsipError, match=r"give at most 0\.999666\."):
         fraction(prints, np.arange(3000) > 0, 1.0, threads=1)
 
@@ -292,13 +299,63 @@ def interrupted(_):
     raise KeyboardInterrupt
 
 
-def test_flips_are_found_on_request(tmp_path):
+def test_flips_are_flagged_on_request_and_left_out(tmp_path):
     raw = tmp_path / "raw"
     write(raw, "a.png", scene(1))
     write(raw, "b.png", 255 - scene(1)[:, ::-1])
-    build(None, tmp_path / "out", folder=raw, name="own", with_rois=False)
-    assert curate(tmp_path / "out", workers=1).near["same source"] == 0
-    assert curate(tmp_path / "out", workers=1, flips=True).near["same source"] == 2
+    write(raw, "c.png", np.rot90(scene(1)))
+    write(raw, "d.png", scene(2))
+    out = tmp_path / "out"
+    build(None, out, folder=raw, name="own", with_rois=False)
+    report = curate(out, workers=1)
+    assert report.near["same source"] == 0 and report.flags == {}
+    report = curate(out, workers=1, flips=True, subset=SubsetRequest("lean", max_similar=0.9))
+    assert report.near["same source"] == 3 and report.flags == {"near_duplicate_of": 2}
+    assert flags(out) == {"a": [], "b": ["near_duplicate_of:own/a"], "c": ["near_duplicate_of:own/a"], "d": []}
+    assert findings(out, "b")[0]["reason"] == "similarity 1.000, mirrored, inverted"
+    assert findings(out, "c")[0]["reason"] == "similarity 1.000, turned left"
+    lean, rest = select_subset(Manifest.read(out), "lean"), Manifest.read(out).without_flags(["near_duplicate"])
+    assert lean.frame.image_id.tolist() == rest.frame.image_id.tolist() == ["own/a", "own/d"]
+    curate(out, workers=1, flips=True, subset=SubsetRequest("half", keep_fraction=0.5))
+    assert select_subset(Manifest.read(out), "half").frame.image_id.tolist() == ["own/a", "own/d"]
+
+
+def test_a_flipped_leak_is_flagged(built, tmp_path):
+    write(tmp_path / "set", "turned.png", np.rot90(scene(10), -1))
+    assert curate(built, against=[tmp_path / "set"], workers=1).leakage[0].leaked == []
+    (pair,) = curate(built, against=[tmp_path / "set"], workers=1, flips=True).leakage[0].leaked
+    assert pair.variant == "turned right" and flags(built)["other_10"] == ["leaks_into:set"]
+
+
+def test_what_is_judged_strictly_or_not_at_all_is_said(built, capsys):
+    command = ["curate", str(built), "--workers", "1"]
+    app([*command, "--json"], standalone_mode=False)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["small"], summary["featureless"]) == (1, 1)  # tiny, blank
+    app(command, standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "Shorter side below 64 px, near-duplicates only if nearly equal: 1" in text
+    assert "Without structure to compare, duplicates only if equal: 1" in text
+
+
+def curated(folder, out, **options):
+    build(None, out, folder=folder, name="own", with_rois=False)
+    return curate(out, workers=1, **options)
+
+
+def test_the_reported_flips_are_flagged(cases, tmp_path):
+    report = curated(cases / "curation/flips/in", tmp_path / "out", flips=True)
+    assert report.flags["near_duplicate_of"] == 3
+    reasons = {name: findings(tmp_path / "out", name)[-1]["reason"].split(", ")[1] for name in flags(tmp_path / "out")
+               if name != "h0"}  # fmt: skip
+    assert reasons == {"h0_flip": "mirrored", "h0_rot180": "turned by 180", "h0_rot90": "turned right"}
+
+
+@pytest.mark.parametrize("case", ["different-modules", "low-contrast-one-camera"])
+def test_the_reported_different_images_are_no_copies(cases, tmp_path, case):
+    for flips in (False, True):
+        report = curated(cases / "curation" / case / "in", tmp_path / str(flips), flips=flips)
+        assert "near_duplicate_of" not in report.flags and set(report.near.values()) == {0}
 
 
 @pytest.mark.parametrize(

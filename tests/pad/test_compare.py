@@ -14,6 +14,7 @@ from msip_cli.main import app
 from typer.testing import CliRunner
 
 from msip.errors import EvaluationError, MsipError
+from msip.radiometry import read_grey8
 from pad.encoders.export import export_model
 from pad.evaluation.comparison.cells import Contestant, Task, run_cell, weights_digest
 from pad.evaluation.comparison.file import Comparison
@@ -230,6 +231,14 @@ def test_near_duplicates_are_found():
     test = [("b0", again), ("b1", images[4]), ("b2", np.full((40, 50), 7, np.uint8))]
     found = find_leaks(train, test)
     assert (found.test_images, found.leaked, found.pairs) == (3, 1, (("b0", "a2"),))
+
+
+def test_different_images_of_one_camera_are_no_leak(cases):
+    for name in ("different-modules", "low-contrast-one-camera"):
+        files = sorted((cases / "curation" / name / "in").iterdir())
+        images = [(path.name, read_grey8(path)) for path in files]
+        assert find_leaks(images[::2], images[1::2]).leaked == 0
+        assert find_leaks(images[::2], images).leaked == len(images[::2])
 
 
 def test_adapters_alone_are_known_with_the_weights_that_they_sit_on(compared, tmp_path):

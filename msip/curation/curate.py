@@ -125,26 +125,21 @@ def curate(
 ) -> CurateReport:
     """Flag what is twice, odd or leaked in a build, and perhaps make a lean subset of it; see the module.
 
-        Args:
-            out: a build.
-            against: evaluation sets: folders of images, builds or manifests.
-            similarity: from which two images are near-duplicates, 0.5 to 1.
-    <<<<<<< HEAD
-            flips: also find mirrored, turned and polarity-inverted copies, in 16 times the comparing time.
-            subset: also make a lean subset of this name, for ``shard(..., subset=)``; it takes one of the two that follow.
-            max_similar: no two images of the subset are more alike than this, 0.5 to 1.
-            keep_fraction: the subset keeps this share of all images, above 0 and at most 1.
-    =======
-            flips: also find mirrored, turned and polarity-inverted copies, in 16 times the comparing time.
-            subset: make it.
-    >>>>>>> curation
-            workers: processes that measure, threads that compare.
-            progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
+    Args:
+        out: a build.
+        against: evaluation sets: folders of images, builds or manifests.
+        similarity: from which two images are near-duplicates, 0.5 to 1.
+        flips: also find mirrored, turned and polarity-inverted copies, in 16 times the comparing time.
+        subset: also make a lean subset of this name, for ``shard(..., subset=)``; it takes one of the two that follow.
+        max_similar: no two images of the subset are more alike than this, 0.5 to 1.
+        keep_fraction: the subset keeps this share of all images, above 0 and at most 1.
+        workers: processes that measure, threads that compare.
+        progress: of the stages ``measure``, ``against SET``, ``compare`` and ``group``, in images.
 
-        Raises:
-            ManifestError: no readable manifest.
-            OptionError: options that contradict, or are out of range.
-            OutputError: ``out`` cannot be written.
+    Raises:
+        ManifestError: no readable manifest.
+        OptionError: options that contradict, or are out of range.
+        OutputError: ``out`` cannot be written.
     """
     if not selection.LEAST_SIMILARITY <= similarity <= 1:
         raise OptionError(f"`similarity` is {similarity:g}, expected {selection.LEAST_SIMILARITY:g} to 1.")

@@ -11,13 +11,8 @@ from curation_scenes import at_rest, scene, write
 from msip_cli.main import app
 
 from msip import Manifest, build
-<<<<<<< HEAD
 from msip.curation.curate import curate
 from msip.curation.fingerprint import PRINT, Fingerprints
-=======
-from msip.curation.curate import SubsetRequest, curate
-from msip.curation.fingerprint import PRINT, Fingerprints
->>>>>>> curation
 from msip.curation.measure import fingerprints_of, measure
 from msip.curation.selection import fraction
 from msip.engine import LocalEngine

@@ -304,14 +304,14 @@ def test_flips_are_flagged_on_request_and_left_out(tmp_path):
     build(None, out, folder=raw, name="own", with_rois=False)
     report = curate(out, workers=1)
     assert report.near["same source"] == 0 and report.flags == {}
-    report = curate(out, workers=1, flips=True, subset=SubsetRequest("lean", max_similar=0.9))
+    report = curate(out, workers=1, flips=True, subset="lean", max_similar=0.9)
     assert report.near["same source"] == 3 and report.flags == {"near_duplicate_of": 2}
     assert flags(out) == {"a": [], "b": ["near_duplicate_of:own/a"], "c": ["near_duplicate_of:own/a"], "d": []}
     assert findings(out, "b")[0]["reason"] == "similarity 1.000, mirrored, inverted"
     assert findings(out, "c")[0]["reason"] == "similarity 1.000, turned left"
     lean, rest = select_subset(Manifest.read(out), "lean"), Manifest.read(out).without_flags(["near_duplicate"])
     assert lean.frame.image_id.tolist() == rest.frame.image_id.tolist() == ["own/a", "own/d"]
-    curate(out, workers=1, flips=True, subset=SubsetRequest("half", keep_fraction=0.5))
+    curate(out, workers=1, flips=True, subset="half", keep_fraction=0.5)
     assert select_subset(Manifest.read(out), "half").frame.image_id.tolist() == ["own/a", "own/d"]
 
 

@@ -26,6 +26,8 @@ class RawFrame:
     ``radiometric``: the container says that ``pixels`` are sensor counts (``flir``, ``fff``, ``dji``). A 16-bit PNG
     or TIFF usually holds counts too, but nothing in it says so: False.
     ``note``: what a careful user wants to know (palette, bytes left unread, ...), else empty.
+    ``nodata``: the count that marks pixels without a measurement; None where there are none.
+    ``flags``: what the reader wants an image of one's own to be flagged with.
     """
 
     pixels: np.ndarray
@@ -34,6 +36,8 @@ class RawFrame:
     container: str
     radiometric: bool = False
     note: str = ""
+    nodata: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 def check_size(width: int, height: int, name: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 import zlib
 from typing import Any
@@ -22,6 +23,7 @@ CHUNK = 1 << 20
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
 SAMPLES = {MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1}
 CONTIGUOUS = 1
+GDAL_NODATA = 42113
 REDUCED_OR_MASK = 0b101  # NewSubfileType bits: a thumbnail or a mask, not a further frame
 
 
@@ -39,7 +41,17 @@ def read_tiff(data: bytes, name: str) -> RawFrame:
     if page.compression in DEFLATE:
         _check_deflated(data, extents, name)
     pixels = decode_with_cv2(data, name, "TIFF")
-    return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note)
+    return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note, nodata=_nodata(page))
+
+
+def _nodata(page: Any) -> int | None:
+    """The count that GDAL's tag calls no data; None without the tag, or for a value that 16 bits cannot hold."""
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        value = float(str(tag.value)) if tag is not None else math.nan
+    except ValueError:
+        return None
+    return int(value) & 0xFFFF if value.is_integer() and -32768 <= value <= 65535 else None
 
 
 def _first_page(data: bytes, name: str) -> tuple[Any, str]:

@@ -27,7 +27,7 @@ from msip.errors import LayoutError, ManifestError, OptionError, OutputError, So
 from msip.files import free_bytes, human_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
-from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name
+from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name, join_tables
 from msip.process import (
     ENTRY_SCHEMA,
     PEAK_SCHEMA,
@@ -361,7 +361,7 @@ def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: Buil
         if name not in parts:
             parts[name] = Manifest(table, out).with_flags([[]] * len(table)).table  # they come back below
             report.kept[name] = len(table)
-    joined = pa.concat_tables([parts[name].cast(SCHEMA) for name in _source_order(parts)]).combine_chunks()
+    joined = join_tables([parts[name] for name in _source_order(parts)])
     if len(joined) == 0:
         raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
     manifest = Manifest(joined, out)
@@ -375,13 +375,12 @@ def _problem_hint(plans: list[Plan]) -> str:
 
 def _rows(entries: pa.Table) -> pa.Table:
     no_rois = pa.nulls(len(entries), SCHEMA.field("rois").type)
-    table = entries.append_column(SCHEMA.field("rois"), no_rois)
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    return entries.append_column(SCHEMA.field("rois"), no_rois)
 
 
 def _earlier(out: Path) -> pa.Table:
     """What an earlier build left; empty if none did."""
-    return Manifest.read(out).table.select(SCHEMA.names) if (out / MANIFEST_NAME).exists() else SCHEMA.empty_table()
+    return Manifest.read(out).table if (out / MANIFEST_NAME).exists() else SCHEMA.empty_table()
 
 
 def _by_source(table: pa.Table) -> dict[str, pa.Table]:

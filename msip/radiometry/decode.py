@@ -66,5 +66,6 @@ def read_grey8(path: Path, *, name: str | None = None) -> NDArray[np.uint8]:
 
     Raises ``FrameError`` (``name`` begins its message) and ``OSError``.
     """
-    pixels = to_grey(decode(path.read_bytes(), name=name or str(path)).pixels)
-    return np.asarray(pixels if pixels.dtype == np.uint8 else to_8bit(pixels, "percentile")[0], np.uint8)
+    frame = decode(path.read_bytes(), name=name or str(path))
+    grey = to_grey(frame.pixels)
+    return np.asarray(grey if grey.dtype == np.uint8 else to_8bit(grey, "percentile", nodata=frame.nodata)[0], np.uint8)

@@ -19,6 +19,7 @@ from msip.errors import BlankFrame, BrokenFrame, FrameError
 from msip.files import sha256_bytes, write_bytes
 from msip.frames import Frame
 from msip.manifest import OPTIONAL, SCHEMA
+from msip.radiometry.suspects import suspicions
 from msip.storage import quiet_cv2
 from msip.trees import read_file
 
@@ -65,6 +66,11 @@ class Recipe:
     agc: radiometry.AgcMethod = "percentile"
     agc_window: tuple[int, int] | None = None
     keep_blank: bool = True
+
+    @property
+    def of_own_frames(self) -> bool:
+        """Whether the frames are anyone's own: those of a published source have a licence, and are what it says."""
+        return self.licence is None
 
     def digest(self) -> str:
         """Hexadecimal SHA-256 over all attributes and ``RECIPE_VERSION``."""
@@ -170,6 +176,8 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     if recipe.channel is not None:
         raw = _one_channel(raw, recipe.channel)
     flags = ["colour_mapped"] if radiometry.is_colour_mapped(raw.pixels) else []
+    if recipe.of_own_frames:
+        flags += suspicions(raw)
     if radiometry.is_constant(raw.pixels):
         flags.append("blank")
         if not recipe.keep_blank:
@@ -189,7 +197,7 @@ def _one_channel(raw: radiometry.RawFrame, channel: int) -> radiometry.RawFrame:
     """One channel as it is stored, nothing mixed or blended (an alpha too may be an image: MFNet's is)."""
     held = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
     if channel > held:
-        raise BrokenFrame(f"has no channel {channel} (it has {held}), which its source says is the image")
+        raise BrokenFrame(f"has no channel {channel} (it has {held}); correct `channel` or leave it out")
     if held == 1:
         return raw
     plane = {1: 2, 2: 1, 3: 0, 4: 3}[channel]  # OpenCV keeps blue first

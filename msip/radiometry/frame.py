@@ -63,6 +63,13 @@ def decode_with_cv2(data: bytes, name: str, what: str) -> np.ndarray:
     return pixels
 
 
+UNREAD = 2 * 80 * 60
+"""Bytes of counts of the smallest thermal sensors: a maker's own data of this size may be a radiometric frame."""
+
+UNREAD_DATA = "unread_data"
+"""The flag of an image that carries such data."""
+
+
 def trailing_note(count: int) -> str:
     """Note on bytes behind the image's end (some cameras append undocumented data), empty for none."""
     return f"{count} bytes after the end of the image not read" if count > 0 else ""

@@ -99,3 +99,110 @@ def test_a_manifest_without_such_frames_has_no_such_column(frames, tmp_path):
     put(other / "c.tiff", scene(3))
     build(None, out, folder=other)
     assert Manifest.read(out).table.schema == SCHEMA
+
+
+# --- which files -----------------------------------------------------------------------------------------------------
+
+
+def test_what_systems_and_network_disks_leave_is_skipped_and_counted(frames, tmp_path):
+    for name in ("img0.png", "@holiday/img1.png", "#1/img2.png", "$cold/img3.png", "recycle/img4.png"):
+        put(frames / name, grey(1))
+    left = ("@eaDir/img0.png/SYNOPHOTO_THUMB_M.jpg", "sub/@EADIR/a.png", "$RECYCLE.BIN/S-1/$R1.png", "#recycle/b.png")
+    left += (
+        "lost+found/c.png",
+        "System Volume Information/d.png",
+        "FOUND.000/e.png",
+        "@Recycle/f.png",
+        ".Trash-1000/g.png",
+    )
+    left += ("SYNOPHOTO_THUMB_XL.jpg", "~$img.png", "x.png@SynoEAStream", "._img0.png", "sub/._img9.png", "Thumbs.db")
+    for name in left:
+        put(frames / "tmp.png", grey(2)).rename(
+            (frames / name) if (frames / name).parent.exists() else _made(frames / name)
+        )
+    report = build(None, tmp_path / "out", folder=frames, with_rois=False).sources[0]
+    assert (report.images, report.strays) == (5, {})
+    assert report.leftovers == {
+        "$RECYCLE.BIN": 1, "#recycle": 1, ".Trash-1000": 1, "._*": 2, "@EADIR": 1, "@Recycle": 1, "@eaDir": 1,
+        "FOUND.000": 1, "System Volume Information": 1, "Thumbs.db": 1, "lost+found": 1, "synophoto_thumb*": 1,
+        "~$*": 1, "*@synoeastream": 1,
+    }  # fmt: skip
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0 and "15 files" in said and "@eaDir" in said
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        (("--exclude", "*_w.jpg"), ["a_DJI_1_T", "a_DJI_2_T", "b_DJI_3_T", "b_masks_m"]),
+        (("--include", "*_T.jpg"), ["a_DJI_1_T", "a_DJI_2_T", "b_DJI_3_T"]),
+        (("--include", "a", "--exclude", "*_2_*"), ["a_DJI_1_T", "a_DJI_1_W"]),
+        (("--exclude", "MASKS", "--exclude", "a/*"), ["b_DJI_3_T", "b_DJI_3_W"]),
+        (("--include", "**/masks/*"), ["b_masks_m"]),
+        (("--exclude", "*_W*", "--every", "2"), ["a_DJI_1_T", "b_DJI_3_T", "b_masks_m"]),
+    ],
+)
+def test_globs_and_a_stride_choose_files(frames, tmp_path, options, taken):
+    for name in ("a/DJI_1_T.JPG", "a/DJI_1_W.JPG", "a/DJI_2_T.JPG", "a/DJI_2_W.JPG", "b/DJI_3_T.JPG", "b/DJI_3_W.JPG"):
+        put(frames / name, grey(len(name)))
+    put(frames / "b/masks/m.JPG", grey(9))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois", *options)
+    assert code == 0, said
+    assert ids(tmp_path / "out") == [f"frames/{stem}" for stem in taken]
+    record = json.loads((tmp_path / "out/build.json").read_text())["sources"]["frames"]
+    assert record["seen"] == 7 and record["choice"]
+    globs = [value for name, value in zip(options[::2], options[1::2], strict=True) if name != "--every"]
+    assert [*record["choice"].get("include", []), *record["choice"].get("exclude", [])] == globs
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--include", "*.tif"), "matches --include '*.tif' (the first is a.png)"),
+        (("--exclude", "*_W.JPG"), "matches --exclude '*_W.JPG'"),
+        (("--exclude", "*"), "leave no frame of the 2"),
+        (("--every", "0"), "--every is 0, expected 1 or more"),
+        (("--channel", "5"), "--channel is 5, expected 1 to 4"),
+    ],
+)
+def test_choices_that_cannot_be_are_one_sentence(frames, tmp_path, options, says):
+    put(frames / "a.png", grey(1)), put(frames / "b.png", grey(2))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", *options)
+    assert code == 2 and says in said, said
+    assert not (tmp_path / "out").exists()
+
+
+def test_choices_are_of_ones_own_frames(tmp_path):
+    for options in (("--include", "*"), ("--every", "2"), ("--channel", "4")):
+        code, said = msip("build", "--raw", tmp_path, "--out", tmp_path / "out", *options)
+        assert code == 2 and f"{options[0]} chooses among your own frames" in said
+
+
+def test_files_of_one_name_are_told_apart_by_their_suffix(frames, tmp_path):
+    put(frames / "FLIR0.jpg", grey(1)), put(frames / "FLIR0.tiff", scene(1)), put(frames / "FLIR1.tiff", scene(2))
+    (frames / "FLIR0.csv").write_text("1,2")
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0, said
+    assert ids(tmp_path / "out") == ["frames/FLIR0_jpg", "frames/FLIR0_tiff", "frames/FLIR1"]
+    assert "FLIR0.jpg and FLIR0.tiff" in said and "--exclude" in said
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois", "--exclude", "*.jpg")
+    assert code == 0 and ids(tmp_path / "out") == ["frames/FLIR0", "frames/FLIR1"]
+    put(frames / "a/b.png", grey(3)), put(frames / "a_b.png", grey(4))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out")
+    assert code == 2 and "leave one out with --exclude" in said
+
+
+def test_the_cases_of_folders(cases, tmp_path):
+    folders = cases / "folders"
+    report = build(None, tmp_path / "nas", folder=folders / "nas-leftovers", with_rois=False).sources[0]
+    assert report.images == 3
+    assert report.leftovers["@eaDir"] == 6 and report.leftovers["$RECYCLE.BIN"] == 1 and report.leftovers["._*"] == 3
+    report = build(None, tmp_path / "stem", folder=folders / "same-stem", with_rois=False).sources[0]
+    assert report.images == 6 and len(report.twins) == 3
+    report = build(None, tmp_path / "dji", folder=folders / "jpeg-and-its-tiff", with_rois=False).sources[0]
+    assert ids(tmp_path / "dji")[-1] == "jpeg-and-its-tiff/M30T_0001_tiff"

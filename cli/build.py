@@ -31,6 +31,16 @@ def build(
         tuple[int, int] | None, typer.Option(metavar="LOW HIGH", help="Counts of black and white for --agc window.")
     ] = None,
     keep_blank: Annotated[bool, typer.Option("--keep-blank", help="With --folder: keep constant frames.")] = False,
+    channel: Annotated[
+        int | None, typer.Option(metavar="N", help="With --folder: store channel N alone (4: alpha of an RGBA PNG).")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: only frames that match (may be repeated).")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: leave out what matches (may be repeated).")
+    ] = None,
+    every: Annotated[int, typer.Option(metavar="N", help="With --folder: every Nth frame of each folder.")] = 1,
     no_rois: Annotated[bool, typer.Option("--no-rois", help="Leave the RoIs for `msip rois`.")] = False,
     roi_txt: Annotated[
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
@@ -55,6 +65,10 @@ def build(
             agc=agc,
             agc_window=agc_window,
             keep_blank=keep_blank,
+            channel=channel,
+            include=include or (),
+            exclude=exclude or (),
+            every=every,
             with_rois=not no_rois,
             roi_txt=roi_txt,
             dry_run=dry_run,

@@ -25,6 +25,9 @@ class SourceReport:
         dropped_dark: of these, dropped by the peak filter.
         sequences: folders with frames.
         strays: other files in frame folders, per suffix; a folder that msip wrote, and was left out, as ``name/``.
+        leftovers: files that a system or a network disk left, per name.
+        twins: files that differ in their suffix alone; each is stored under a name with its suffix.
+        choice: ``include``, ``exclude`` and ``every``, where one's own frames were chosen by them.
         problems: (source_path, kind, reason) of frames that were left out.
         flags: images per flag (without what follows a colon).
         stored_bytes: of all images; in a dry run an estimate.
@@ -40,6 +43,9 @@ class SourceReport:
     dropped_dark: int = 0
     sequences: int = 0
     strays: dict[str, int] = field(default_factory=dict)
+    leftovers: dict[str, int] = field(default_factory=dict)
+    twins: list[list[str]] = field(default_factory=list)
+    choice: dict[str, Any] = field(default_factory=dict)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     flags: dict[str, int] = field(default_factory=dict)
     stored_bytes: int = 0
@@ -66,6 +72,9 @@ class SourceReport:
             "dropped_dark": self.dropped_dark,
             "sequences": self.sequences,
             "strays": dict(sorted(self.strays.items())),
+            "leftovers": dict(sorted(self.leftovers.items())),
+            "twins": self.twins,
+            "choice": self.choice,
             "problems": [{"source_path": path, "kind": kind, "reason": reason} for path, kind, reason in self.problems],
             "flags": self.flags,
             "stored_bytes": self.stored_bytes,

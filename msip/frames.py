@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from msip.build_report import BUILD_NAME
+from msip.choosing import Choice, is_leftover, leftover_kind
 from msip.errors import LayoutError, StemCollisionError
 from msip.manifest import MANIFEST_NAME
 from msip.radiometry.cameras import HEAD, starts_a_frame, suffixes
@@ -22,7 +23,6 @@ from msip.sources import Source, has_wildcard
 from msip.trees import files_below, is_remote, read_head, scan
 
 _MAX_STEM_BYTES = 200  # file systems allow 255 for a name; the temporary suffix needs room
-_IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _OUTPUTS = (  # what names a folder that msip wrote: all of one line
     (MANIFEST_NAME, BUILD_NAME),
     (".msip/frames",),
@@ -61,6 +61,8 @@ class FrameList:
         sequences: folders that hold frames.
         lengths: image files of each named sequence, before excluded names and stride.
         strays: other files in frame folders, per suffix; a folder that holds a build, and is left out, as ``name/``.
+        leftovers: files that a system or a network disk left, per name of file or folder.
+        twins: groups of files that differ in their suffix alone; the suffix goes into their stems.
         problems: (source_path, reason) of files that cannot be named or ordered.
     """
 
@@ -70,6 +72,8 @@ class FrameList:
     sequences: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
     strays: Counter[str] = field(default_factory=Counter)
+    leftovers: Counter[str] = field(default_factory=Counter)
+    twins: list[list[str]] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -181,14 +185,14 @@ def unusable_name(name: str) -> str | None:
     return None
 
 
-def refuse_collisions(frames: list[Frame]) -> None:
+def refuse_collisions(frames: list[Frame], remedy: str = "rename one of them") -> None:
     """Raise ``StemCollisionError`` where two frames would be stored under one name."""
     first: dict[str, str] = {}
     for frame in frames:
         other = first.setdefault(frame.stem, frame.source_path)
         if other is not frame.source_path and other != frame.source_path:
             raise StemCollisionError(
-                f"{other} and {frame.source_path} would both be stored as {frame.stem!r}; rename one of them."
+                f"{other} and {frame.source_path} would both be stored as {frame.stem!r}; {remedy}."
             )
 
 
@@ -244,7 +248,7 @@ def folder_matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    names = [entry.name for entry in scan(folder) if entry.is_folder and entry.name.lower() not in _IGNORED_NAMES]
+    names = [entry.name for entry in scan(folder) if entry.is_folder and not is_leftover(entry.name)]
     return [folder / name for name in sorted(names, key=name_key) if unusable_name(name) is None]
 
 
@@ -277,7 +281,7 @@ def _contents(folder: Path) -> str:
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
+def list_folder(folder: Path, *, exclude: Path | None = None, choice: Choice | None = None) -> FrameList:
     """List anyone's own frames, recursively, in natural order of their relative paths.
 
     Folders below that msip wrote (builds, exported crops, runs, evaluations) are left out: their images were made from
@@ -286,9 +290,10 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
     Args:
         folder: the tree.
         exclude: a subtree to leave out (the output, when it lies inside).
+        choice: which of the frames are taken; all by default.
 
     Raises:
-        LayoutError: the folder is missing or holds no image.
+        LayoutError: the folder is missing or holds no image, or a glob of ``choice`` matches none.
         StemCollisionError: two relative paths become one stem.
     """
     if not folder.is_dir():
@@ -296,7 +301,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
         raise LayoutError(f"the folder {folder} {found}; give the folder that holds your frames as `folder`.")
     listing = FrameList(folder)
     paths = []
-    for path in _files_below(folder, exclude.resolve() if exclude else None, listing.strays):
+    for path in _files_below(listing, exclude.resolve() if exclude else None):
         relative = path.relative_to(folder).as_posix()
         reason = unusable_name(relative)
         if reason is not None:
@@ -305,34 +310,55 @@ def list_folder(folder: Path, *, exclude: Path | None = None) -> FrameList:
             paths.append(relative)
         else:
             listing.strays[path.suffix.lower() or path.name] += 1
-    for relative in sorted(paths, key=natural_key):
-        listing.frames.append(Frame(relative, stem_of(relative)))
-    if not listing.frames:
+    if not paths:
         own = ", ".join(name for name in listing.strays if name.endswith("/"))
         beside = f" beside what msip wrote itself, in {own}" if own else ""
         raise LayoutError(
             f"{folder} holds no image{beside} (it holds {_contents(folder)}); give a folder with image files."
         )
-    listing.seen = len(listing.frames)
-    refuse_collisions(listing.frames)
+    listing.seen = len(paths)
+    paths = (choice or Choice()).of(sorted(paths, key=natural_key), folder)
+    groups: dict[str, list[str]] = {}
+    for relative in paths:
+        groups.setdefault(_without_suffix(relative), []).append(relative)
+    listing.twins = [group for group in groups.values() if len(group) > 1]
+    apart = {relative for group in listing.twins for relative in group}
+    for relative in paths:
+        suffix = f"_{Path(relative).suffix[1:].lower()}" if relative in apart else ""
+        listing.frames.append(Frame(relative, stem_of(relative) + suffix))
+    refuse_collisions(listing.frames, "rename one of them, or leave one out with `exclude`")
     return listing
 
 
-def _files_below(folder: Path, exclude: Path | None, strays: Counter[str]) -> Iterator[Path]:
-    """The files that may be frames; folders that msip wrote are counted in ``strays``. URLs hold none."""
+def _files_below(listing: FrameList, exclude: Path | None) -> Iterator[Path]:
+    """The files that may be frames; leftovers, and folders that msip wrote, are counted. URLs hold no such folders."""
+    folder = listing.root
     if is_remote(folder):
-        yield from (path for path in files_below(folder) if not _ignored(path.relative_to(folder).parts))
+        for path in files_below(folder):
+            left = next((part for part in path.relative_to(folder).parts if is_leftover(part)), None)
+            if left is None:
+                yield path
+            else:
+                listing.leftovers[leftover_kind(left)] += 1
         return
     for current, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [
-            name for name in folders if not _ignored([name]) and not _leads_back(Path(current) / name, exclude)
-        ]
+        for name in [name for name in folders if is_leftover(name) or _leads_back(Path(current) / name, exclude)]:
+            folders.remove(name)
+            if is_leftover(name):
+                listing.leftovers[name] += _count_files(Path(current) / name)
         for name in [name for name in folders if _is_output(Path(current) / name)]:
             folders.remove(name)
-            strays[f"{printable((Path(current) / name).relative_to(folder).as_posix())}/"] += 1
+            listing.strays[f"{printable((Path(current) / name).relative_to(folder).as_posix())}/"] += 1
         for name in files:
-            if not _ignored([name]):
+            if is_leftover(name):
+                listing.leftovers[leftover_kind(name)] += 1
+            else:
                 yield Path(current) / name
+
+
+def _count_files(folder: Path) -> int:
+    """Files below a leftover folder; a hidden one counts as one, for snapshots of whole disks lie in such."""
+    return 1 if folder.name.startswith(".") else sum(len(files) for _, _, files in os.walk(folder))
 
 
 def _raise(error: OSError) -> None:
@@ -352,10 +378,6 @@ def _is_output(folder: Path) -> bool:
     return any(all((folder / name).exists() for name in names) for names in _OUTPUTS)
 
 
-def _ignored(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") or part.lower() in _IGNORED_NAMES for part in parts)
-
-
 def may_be_image(path: Path) -> bool:
     """Whether a file among anyone's own frames is read, or refused by name: by its suffix or its first bytes."""
     return path.suffix.lower() in suffixes(refused=True) or starts_a_frame(read_head(path, HEAD))
@@ -363,9 +385,12 @@ def may_be_image(path: Path) -> bool:
 
 def stem_of(relative: str) -> str:
     """``cam1/2024.05/img.001.tiff`` to ``cam1_2024_05_img_001``; overlong ones are cut and get a hash."""
-    without_suffix = relative.rsplit(".", 1)[0] if "." in relative.rsplit("/", 1)[-1][1:] else relative
-    stem = without_suffix.replace("/", "_").replace(".", "_")
+    stem = _without_suffix(relative).replace("/", "_").replace(".", "_")
     if len(stem.encode()) <= _MAX_STEM_BYTES:
         return stem
     digest = hashlib.sha256(stem.encode()).hexdigest()[:12]
     return stem.encode()[: _MAX_STEM_BYTES - 13].decode(errors="ignore") + "_" + digest
+
+
+def _without_suffix(relative: str) -> str:
+    return relative.rsplit(".", 1)[0] if "." in relative.rsplit("/", 1)[-1][1:] else relative

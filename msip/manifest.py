@@ -51,11 +51,15 @@ SCHEMA = pa.schema(
 )
 
 
+OPTIONAL = pa.schema([pa.field("nodata", pa.int32())])  # pixels without a measurement, stored as 0
+"""Columns that only manifests have in which some row has a value there."""
+
+
 class Manifest:
     """What a build made: a table with one row an image, and the folder that the paths are relative to.
 
     Attributes:
-        table: the ``pyarrow.Table``, columns as in ``SCHEMA``.
+        table: the ``pyarrow.Table``, columns as in ``SCHEMA``, and of ``OPTIONAL`` those that say something.
         root: the folder OUT.
     """
 
@@ -146,6 +150,21 @@ class Manifest:
         for item in self.table.column("source").value_counts().to_pylist():
             result[item["values"]] = item["counts"]
         return result
+
+
+def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of all: the columns of ``SCHEMA``, and of ``OPTIONAL`` those in which some row has a value."""
+    optional = [
+        field
+        for field in OPTIONAL
+        if any(field.name in t.column_names and t.column(field.name).null_count < len(t) for t in tables)
+    ]
+    schema = pa.schema([*SCHEMA, *optional])
+    columns = [
+        [t.column(f.name).cast(f.type) if f.name in t.column_names else pa.nulls(len(t), f.type) for f in schema]
+        for t in tables
+    ]
+    return pa.concat_tables([pa.Table.from_arrays(c, schema=schema) for c in columns]).combine_chunks()
 
 
 def flag_name(flag: str) -> str:

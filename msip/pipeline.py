@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from msip import radiometry
 from msip.build_report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
+from msip.choosing import Choice
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
@@ -28,7 +29,7 @@ from msip.files import free_bytes, local_path, make_output_folder, only_writer, 
 from msip.formatting import human_bytes
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
 from msip.ledger import Ledger
-from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name
+from msip.manifest import MANIFEST_NAME, SCHEMA, Manifest, carried_flags, flag_name, join_tables
 from msip.process import (
     ENTRY_SCHEMA,
     PEAK_SCHEMA,
@@ -75,6 +76,10 @@ def build(
     agc: radiometry.AgcMethod = "percentile",
     agc_window: tuple[int, int] | None = None,
     keep_blank: bool = False,
+    channel: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    every: int = 1,
     with_rois: bool = True,
     roi_txt: bool = False,
     dry_run: bool = False,
@@ -93,6 +98,8 @@ def build(
         name: the source name for ``folder``; the folder's own name by default.
         agc, agc_window: how 16-bit frames become 8-bit (see ``msip.radiometry.to_8bit``).
         keep_blank: with ``folder``: keep constant frames, flagged.
+        channel: with ``folder``: store this channel alone (1 = first as stored: red, green, blue, alpha).
+        include, exclude, every: with ``folder``: which frames are taken (see ``msip.choosing.Choice``).
         with_rois: compute RoIs.
         roi_txt: also write ``<source>/roi/<stem>.txt``.
         dry_run: only list and estimate; nothing is written.
@@ -110,7 +117,9 @@ def build(
     tree = raw if folder is None else folder
     _refuse_memory(tree, workers, engine)
     with remote_errors(tree) if tree is not None and is_remote(tree) else contextlib.nullcontext():
-        plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, agc, agc_window, keep_blank)
+        recipe = Recipe("", channel=channel, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
+        choice = Choice(tuple(include), tuple(exclude), every)
+        plans, corpus_name = _plan(raw, out, corpus, sources, folder, name, recipe, choice)
         report = BuildReport([plan.report for plan in plans], corpus_name, dry_run=dry_run)
         _measure(plans, report, out)
     if dry_run:
@@ -152,11 +161,10 @@ def _plan(
     sources: Sequence[str] | None,
     folder: Path | None,
     name: str | None,
-    agc: radiometry.AgcMethod,
-    agc_window: tuple[int, int] | None,
-    keep_blank: bool,
+    recipe: Recipe,
+    choice: Choice,
 ) -> tuple[list[Plan], str | None]:
-    if agc == "window" and agc_window is None:
+    if recipe.agc == "window" and recipe.agc_window is None:
         raise OptionError("`agc=window` needs `agc_window`: the two counts that become black and white.")
     if folder is not None:
         if raw is not None or sources:
@@ -165,22 +173,19 @@ def _plan(
                 f"`folder` does not go with {other}: your own frames come from `folder`, a corpus from `raw`; "
                 "leave one of them out."
             )
-        return [_plan_folder(folder, out, name, agc, agc_window, keep_blank)], None
+        return [_plan_folder(folder, out, name, recipe, choice)], None
     if raw is None:
         raise OptionError("nothing to build from: give `raw` for a corpus, or `folder` for your own frames.")
+    if own := [*choice.as_dict(), *(["channel"] if recipe.channel else [])]:
+        raise OptionError(f"`{own[0]}` chooses among your own frames: it goes with `folder`; leave it out.")
     chosen = load_corpus(corpus)
-    return _plan_corpus(chosen, raw, out, sources, agc, agc_window), chosen.name
+    return _plan_corpus(chosen, raw, out, sources, recipe), chosen.name
 
 
-def _plan_folder(
-    folder: Path,
-    out: Path,
-    name: str | None,
-    agc: radiometry.AgcMethod,
-    agc_window: tuple[int, int] | None,
-    keep_blank: bool,
-) -> Plan:
-    listing = list_folder(folder, exclude=out)
+def _plan_folder(folder: Path, out: Path, name: str | None, recipe: Recipe, choice: Choice) -> Plan:
+    if recipe.channel is not None and not 1 <= recipe.channel <= 4:
+        raise OptionError(f"`channel` is {recipe.channel}, expected 1 to 4: red, green, blue, alpha.")
+    listing = list_folder(folder, exclude=out, choice=choice)
     name = name or folder.resolve().name
     if not name or name in (".", "..", ".msip") or any(sign in name for sign in "/\\\0"):
         raise SourceError(f"{name!r} cannot name a source: it becomes a folder of the output; choose another `name`.")
@@ -188,8 +193,7 @@ def _plan_folder(
         raise SourceError(f"{printable(name)} cannot name a source: {reason}; choose another `name`.")
     if is_remote(folder) or folder.resolve() not in out.resolve().parents:  # inside, OUT is left out as a whole
         _refuse_among_frames(out, name, folder)
-    recipe = Recipe(name, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
-    return Plan(recipe, listing, SourceReport(name))
+    return Plan(replace(recipe, source=name), listing, SourceReport(name, choice=choice.as_dict()))
 
 
 def _refuse_among_frames(out: Path, name: str, frames: Path) -> None:
@@ -209,8 +213,7 @@ def _plan_corpus(
     raw: Path,
     out: Path,
     sources: Sequence[str] | None,
-    agc: radiometry.AgcMethod,
-    agc_window: tuple[int, int] | None,
+    base: Recipe,
 ) -> list[Plan]:
     for name in sources or ():
         if name not in corpus.sources:
@@ -230,8 +233,8 @@ def _plan_corpus(
             name,
             source.selection.split,
             source.licence.name,
-            agc=agc,
-            agc_window=agc_window,
+            agc=base.agc,
+            agc_window=base.agc_window,
             **source.transform.model_dump(),
         )
         report = SourceReport(name, expected=None if expected == "unknown" else expected)
@@ -258,7 +261,8 @@ def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
         plan.stats = [file_stat(plan.listing.root / frame.source_path) for frame in plan.listing.frames]
         source = plan.report
         source.seen, source.sequences = plan.listing.seen, plan.listing.sequences
-        source.strays = dict(plan.listing.strays)
+        source.strays, source.leftovers = dict(plan.listing.strays), dict(plan.listing.leftovers)
+        source.twins = plan.listing.twins
         source.selected = source.images = len(plan.listing.frames)
         source.stored_bytes = sum(size for size, _ in plan.stats)
         report.needed_bytes += source.stored_bytes
@@ -362,7 +366,7 @@ def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: Buil
         if name not in parts:
             parts[name] = Manifest(table, out).with_flags([[]] * len(table)).table  # they come back below
             report.kept[name] = len(table)
-    joined = pa.concat_tables([parts[name].cast(SCHEMA) for name in _source_order(parts)]).combine_chunks()
+    joined = join_tables([parts[name] for name in _source_order(parts)])
     if len(joined) == 0:
         raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
     manifest = Manifest(joined, out)
@@ -376,13 +380,12 @@ def _problem_hint(plans: list[Plan]) -> str:
 
 def _rows(entries: pa.Table) -> pa.Table:
     no_rois = pa.nulls(len(entries), SCHEMA.field("rois").type)
-    table = entries.append_column(SCHEMA.field("rois"), no_rois)
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    return entries.append_column(SCHEMA.field("rois"), no_rois)
 
 
 def _earlier(out: Path) -> pa.Table:
     """What an earlier build left; empty if none did."""
-    return Manifest.read(out).table.select(SCHEMA.names) if (out / MANIFEST_NAME).exists() else SCHEMA.empty_table()
+    return Manifest.read(out).table if (out / MANIFEST_NAME).exists() else SCHEMA.empty_table()
 
 
 def _by_source(table: pa.Table) -> dict[str, pa.Table]:

@@ -18,17 +18,18 @@ from msip import radiometry
 from msip.errors import BlankFrame, BrokenFrame, FrameError
 from msip.files import sha256_bytes, write_bytes
 from msip.frames import Frame
-from msip.manifest import SCHEMA
+from msip.manifest import OPTIONAL, SCHEMA
+from msip.radiometry.suspects import suspicions
 from msip.storage import quiet_cv2
 from msip.trees import read_file
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever the same frame would become other bytes or another row, so that old work is not reused."""
 
 _WHITE = 200  # a JPEG-coded white border is not exactly 255
 
 ENTRY_SCHEMA = pa.schema(
-    [pa.field(field.name, field.type) for field in SCHEMA if field.name != "rois"]
+    [pa.field(field.name, field.type) for field in (*SCHEMA, *OPTIONAL) if field.name != "rois"]
     + [
         pa.field("raw_bytes", pa.int64()),
         pa.field("raw_mtime_ns", pa.int64()),
@@ -66,6 +67,11 @@ class Recipe:
     agc_window: tuple[int, int] | None = None
     keep_blank: bool = True
 
+    @property
+    def of_own_frames(self) -> bool:
+        """Whether the frames are anyone's own: those of a published source have a licence, and are what it says."""
+        return self.licence is None
+
     def digest(self) -> str:
         """Hexadecimal SHA-256 over all attributes and ``RECIPE_VERSION``."""
         text = json.dumps({"version": RECIPE_VERSION, **asdict(self)}, sort_keys=True)
@@ -90,7 +96,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is written: the file's bytes and extension, its pixels as grey, and how it came about."""
+    """What is written: the file's bytes and extension, its pixels as grey, and how it came about.
+
+    ``nodata``: pixels without a measurement; where there are any, they and no others are 0.
+    """
 
     data: bytes
     extension: str
@@ -98,6 +107,7 @@ class Stored:
     channels: int
     transform: str
     flags: tuple[str, ...]
+    nodata: int = 0
 
 
 def process_batch(batch: Batch) -> list[dict[str, Any]]:
@@ -133,7 +143,8 @@ def _process(batch: Batch, frame: Frame, raw_bytes: int, mtime_ns: int) -> dict[
 
 
 def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, recipe: Recipe) -> dict[str, Any]:
-    mean, std = radiometry.image_statistics(stored.grey)
+    mean, std = radiometry.image_statistics(stored.grey[stored.grey > 0][None] if stored.nodata else stored.grey)
+    whole = np.where(stored.grey > 0, stored.grey, np.uint8(255 * mean)) if stored.nodata else stored.grey
     source_sha256 = sha256_bytes(data)
     height, width = stored.grey.shape
     return {
@@ -150,9 +161,10 @@ def _row(frame: Frame, raw: radiometry.RawFrame, data: bytes, stored: Stored, re
         "transform": stored.transform,
         "pixel_mean": mean,
         "pixel_std": std,
-        "phash": radiometry.phash(stored.grey),
+        "phash": radiometry.phash(whole),
         "flags": list(stored.flags),
         "licence": recipe.licence,
+        "nodata": stored.nodata or None,
     }
 
 
@@ -164,6 +176,8 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     if recipe.channel is not None:
         raw = _one_channel(raw, recipe.channel)
     flags = ["colour_mapped"] if radiometry.is_colour_mapped(raw.pixels) else []
+    if recipe.of_own_frames:
+        flags += suspicions(raw)
     if radiometry.is_constant(raw.pixels):
         flags.append("blank")
         if not recipe.keep_blank:
@@ -183,7 +197,7 @@ def _one_channel(raw: radiometry.RawFrame, channel: int) -> radiometry.RawFrame:
     """One channel as it is stored, nothing mixed or blended (an alpha too may be an image: MFNet's is)."""
     held = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
     if channel > held:
-        raise BrokenFrame(f"has no channel {channel} (it has {held}), which its source says is the image")
+        raise BrokenFrame(f"has no channel {channel} (it has {held}); correct `channel` or leave it out")
     if held == 1:
         return raw
     plane = {1: 2, 2: 1, 3: 0, 4: 3}[channel]  # OpenCV keeps blue first
@@ -202,9 +216,10 @@ def _render_counts(raw: radiometry.RawFrame, recipe: Recipe, flags: list[str]) -
         grey = np.zeros(counts.shape, np.uint8)
         steps.append("blank")
     else:
-        grey, description = radiometry.to_8bit(counts, recipe.agc, recipe.agc_window)
+        grey, description = radiometry.to_8bit(counts, recipe.agc, recipe.agc_window, nodata=raw.nodata)
         steps.append(description)
-    return Stored(_encode(".png", grey), ".png", grey, 1, _joined(*steps), tuple(flags))
+    missing = 0 if raw.nodata is None else int(np.count_nonzero(counts == raw.nodata))
+    return Stored(_encode(".png", grey), ".png", grey, 1, _joined(*steps), tuple(flags), missing)
 
 
 def _render_transformed(raw: radiometry.RawFrame, data: bytes, recipe: Recipe, flags: list[str]) -> Stored:

@@ -143,23 +143,24 @@ def add_rois(
     order = pa.array([done[sha] for sha in hashes], pa.int64())
     column = known.column("rois").take(order)
     table = manifest.table.set_column(SCHEMA.get_field_index("rois"), SCHEMA.field("rois"), column)
-    return Manifest(table.cast(SCHEMA), manifest.root)
+    return Manifest(table, manifest.root)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Images of one folder, (sha256, path, channels), and whose proposals they get."""
+    """Images of one folder, (sha256, path, channels, pixels without data), and whose proposals they get."""
 
     root: Path
     proposals: str
-    images: list[tuple[str, str, int]]
+    images: list[tuple[str, str, int, int | None]]
 
 
 def _tasks(manifest: Manifest, done: dict[str, int], proposals: str) -> Iterator[_Task]:
     """The images that are not done, each content once."""
-    columns = (manifest.table.column(name).to_pylist() for name in ("sha256", "path", "channels"))
-    images: dict[str, tuple[str, str, int]] = {}
-    for image in zip(*columns, strict=True):
+    columns = [manifest.table.column(name).to_pylist() for name in ("sha256", "path", "channels")]
+    missing = "nodata" in manifest.table.column_names and manifest.table.column("nodata").to_pylist()
+    images: dict[str, tuple[str, str, int, int | None]] = {}
+    for image in zip(*columns, missing or [None] * len(manifest), strict=True):
         if image[0] not in done:
             images.setdefault(image[0], image)
     waiting = list(images.values())
@@ -170,13 +171,21 @@ def _tasks(manifest: Manifest, done: dict[str, int], proposals: str) -> Iterator
 def _roi_batch(task: _Task) -> list[dict[str, Any]]:
     find = PROPOSALS[task.proposals].find
     entries = []
-    for sha, path, channels in task.images:
+    for sha, path, channels, missing in task.images:
         image = read_image(task.root / path, channels)
         if image is None:
             raise ManifestError(f"{task.root / path} is gone or unreadable; run the build again to restore it.")
-        boxes = find(image)
+        boxes = _find_in_measured(find, image) if missing else find(image)
         entries.append({"sha256": sha, "rois": [dict(zip(ROI_FIELDS, box, strict=True)) for box in boxes.tolist()]})
     return entries
+
+
+def _find_in_measured(find: Callable[[NDArray], NDArray[np.int32]], image: NDArray) -> NDArray[np.int32]:
+    """RoIs of a grey image in which 0 is no data: filled with the mean, and none that lies in it by half."""
+    measured = image > 0
+    boxes = find(np.where(measured, image, np.uint8(image[measured].mean())))
+    share = [measured[y : y + height, x : x + width].mean() for x, y, width, height, _ in boxes]
+    return boxes[np.array(share) > 0.5] if len(boxes) else boxes
 
 
 def write_roi_txt(manifest: Manifest) -> int:

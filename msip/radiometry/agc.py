@@ -25,7 +25,9 @@ LEVELS = 65536
 CLAHE_CLIP, CLAHE_TILES, CLAHE_MAX_BINS = 0.01, 8, 4096
 
 
-def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
+def to_8bit(
+    pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | None = None, *, nodata: int | None = None
+) -> tuple[np.ndarray, str]:
     """Map counts to 8 bits.
 
     Args:
@@ -35,6 +37,8 @@ def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | Non
             ``window``.
         window: ``(lo, hi)`` in counts, for ``window`` alone: the only method under which equal counts stay equal
             from frame to frame.
+        nodata: the count of pixels without a measurement (``RawFrame.nodata``): they do not vote and become 0, which no
+            other pixel of the frame is.
 
     Returns:
         uint8 ``(h, w)``, and the description for the manifest, such as ``agc percentile 0.1..99.9 (7012..7544)``.
@@ -46,14 +50,16 @@ def to_8bit(pixels: np.ndarray, method: AgcMethod, window: tuple[int, int] | Non
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"to_8bit needs uint16 (h, w), got {pixels.dtype} {pixels.shape}")
     _check_request(method, window)
-    histogram = np.bincount(pixels.ravel(), minlength=LEVELS)
+    measured = np.ones(pixels.shape, bool) if nodata is None else pixels != nodata
+    histogram = np.bincount(pixels[measured], minlength=LEVELS)
     lo, hi = window if window else _full_range(histogram) if method == "full" else _percentile_range(histogram)
     mapped = np.zeros_like(pixels, np.uint8)
     if lo < hi:
+        pixels = pixels if nodata is None else np.where(measured, pixels, np.uint16(lo))
         mapped = _clahe(pixels, lo, hi) if method == "clahe" else _linear(lo, hi)[pixels]
-    if mapped.min() == mapped.max():
+    if mapped[measured].min() == mapped[measured].max():
         raise CollapsedFrame(_why_collapsed(method, (lo, hi), _full_range(histogram)))
-    return mapped, _describe(method, lo, hi)
+    return mapped if nodata is None else np.maximum(mapped, 1) * measured, _describe(method, lo, hi)
 
 
 def _check_request(method: str, window: tuple[int, int] | None) -> None:

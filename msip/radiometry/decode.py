@@ -13,11 +13,15 @@ from msip.radiometry.camera import CameraFormat
 from msip.radiometry.cameras import FORMATS, camera_formats
 from msip.radiometry.cameras.refused import not_an_image
 from msip.radiometry.checks import to_grey
+from msip.radiometry.counts import repaired
 from msip.radiometry.frame import RawFrame
 
 
 def decode(data: bytes, *, name: str) -> RawFrame:
-    """Decode one raw frame whole, exactly as stored; ``name`` only begins the messages.
+    """Decode one raw frame whole, as stored; ``name`` only begins the messages.
+
+    16-bit counts of a container that does not say whose they are (PNG, TIFF) are put right where they went wrong on
+    their way into the file; ``note`` says so. See ``msip.radiometry.counts``.
 
     Args:
         data: the file's bytes.
@@ -35,7 +39,7 @@ def decode(data: bytes, *, name: str) -> RawFrame:
         if camera.recognises(data):
             frame = camera.read(data, name) if key in FORMATS else _read_foreign(camera, data, name)
             if frame is not None:
-                return frame
+                return frame if frame.radiometric or frame.pixels.dtype != np.uint16 else repaired(frame)
     raise not_an_image(data, name)
 
 
@@ -62,5 +66,6 @@ def read_grey8(path: Path, *, name: str | None = None) -> NDArray[np.uint8]:
 
     Raises ``FrameError`` (``name`` begins its message) and ``OSError``.
     """
-    pixels = to_grey(decode(path.read_bytes(), name=name or str(path)).pixels)
-    return np.asarray(pixels if pixels.dtype == np.uint8 else to_8bit(pixels, "percentile")[0], np.uint8)
+    frame = decode(path.read_bytes(), name=name or str(path))
+    grey = to_grey(frame.pixels)
+    return np.asarray(grey if grey.dtype == np.uint8 else to_8bit(grey, "percentile", nodata=frame.nodata)[0], np.uint8)

@@ -26,6 +26,8 @@ class RawFrame:
     ``radiometric``: the container says that ``pixels`` are sensor counts (``flir``, ``fff``, ``dji``). A 16-bit PNG
     or TIFF usually holds counts too, but nothing in it says so: False.
     ``note``: what a careful user wants to know (palette, bytes left unread, ...), else empty.
+    ``nodata``: the count that marks pixels without a measurement; None where there are none.
+    ``flags``: what the reader wants an image of one's own to be flagged with.
     """
 
     pixels: np.ndarray
@@ -34,6 +36,8 @@ class RawFrame:
     container: str
     radiometric: bool = False
     note: str = ""
+    nodata: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -57,6 +61,13 @@ def decode_with_cv2(data: bytes, name: str, what: str) -> np.ndarray:
     if pixels is None:
         raise BrokenFrame(f"{name}: the {what} cannot be decoded whole; get the file again from its source")
     return pixels
+
+
+UNREAD = 2 * 80 * 60
+"""Bytes of counts of the smallest thermal sensors: a maker's own data of this size may be a radiometric frame."""
+
+UNREAD_DATA = "unread_data"
+"""The flag of an image that carries such data."""
 
 
 def trailing_note(count: int) -> str:

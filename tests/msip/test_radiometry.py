@@ -314,6 +314,25 @@ def test_what_is_not_read_is_refused_by_name(what):
         decode(REFUSED[what], name="frame.png")
 
 
+@pytest.mark.parametrize("imagej", [True, False], ids=["ImageJ", "shaped"])
+def test_a_stack_behind_one_page_is_a_stack(imagej):
+    whole = tiff(np.stack([COUNTS] * 5), imagej=imagej, truncate=True)
+    with pytest.raises(UnsupportedFrame, match="a TIFF of 5 frames"):
+        decode(whole, name="x")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        page = file.pages[0]
+    frame = decode(whole[: page.dataoffsets[0] + page.nbytes], name="x")  # one taken out, its description left
+    np.testing.assert_array_equal(frame.pixels, COUNTS)
+    assert imagej or "one of the 5 frames" in frame.note
+
+
+def test_the_cases_of_stacks(cases):
+    files = sorted((cases / "formats/stacks").iterdir())
+    outcomes = {file.name: outcome(file.read_bytes())[0] for file in files}
+    assert outcomes.pop("rows_as_one_page_3d.tif") == "tiff"
+    assert len(outcomes) == 5 and set(outcomes.values()) == {"unsupported"}
+
+
 def bombs() -> dict[str, bytes]:
     jpeg, bmp = bytearray(JPEG), bytearray(save(GREY, "BMP"))
     at = jpeg.index(b"\xff\xc0")

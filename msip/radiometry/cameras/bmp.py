@@ -6,7 +6,7 @@ import struct
 
 from msip.errors import BrokenFrame, UnsupportedFrame
 from msip.radiometry.camera import CameraFormat
-from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
+from msip.radiometry.frame import UNREAD, UNREAD_DATA, RawFrame, check_size, decode_with_cv2, trailing_note
 
 MAGIC = b"BM"
 COMPRESSIONS = {1: "RLE8", 2: "RLE4", 4: "JPEG", 5: "PNG"}
@@ -32,9 +32,15 @@ def read_bmp(data: bytes, name: str) -> RawFrame:
     stop = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if stop > len(data):
         raise BrokenFrame(f"{name}: the BMP has {len(data)} bytes of the {stop} its header promises; get it again")
+    if bits == 16 and data.startswith(MAGIC, stop):
+        raise UnsupportedFrame(
+            f"{name}: a Testo thermogram, whose picture is false colour; export it as 16-bit TIFF with Testo's software"
+        )
     pixels = decode_with_cv2(data, name, "BMP")
     notes = ["palette" if bits <= 8 and pixels.ndim == 3 else "", trailing_note(len(data) - stop)]
-    return RawFrame(pixels, min(bits, 8), CHANNELS.get(bits, 1), "bmp", note="; ".join(filter(None, notes)))
+    flags = (UNREAD_DATA,) if len(data) - stop >= UNREAD else ()
+    note = "; ".join(filter(None, notes))
+    return RawFrame(pixels, min(bits, 8), CHANNELS.get(bits, 1), "bmp", note=note, flags=flags)
 
 
 BMP = CameraFormat(
@@ -43,6 +49,6 @@ BMP = CameraFormat(
     recognises=lambda data: data.startswith(MAGIC),
     read=read_bmp,
     reads="uncompressed, 1 to 32 bits",
-    refuses="RLE",
+    refuses="RLE, Testo thermograms",
     kept=".bmp",
 )

@@ -15,7 +15,7 @@ import numpy as np
 
 from msip.errors import BrokenFrame, UnsupportedFrame
 from msip.radiometry.camera import CameraFormat
-from msip.radiometry.frame import RawFrame, check_size, decode_with_cv2, trailing_note
+from msip.radiometry.frame import UNREAD, UNREAD_DATA, RawFrame, check_size, decode_with_cv2, trailing_note
 
 MAGIC = b"\xff\xd8\xff"
 END = b"\xff\xd9"
@@ -29,6 +29,8 @@ HARMLESS = ("Unknown Adobe color transform", "Warning: unknown JFIF revision", "
 HOLE = b"\0" * 16
 """Zeros in a row that a sequential scan holds only where zero bits mean empty blocks (see ``has_hole``)."""
 END_OF_BLOCK = 0
+MAKER_SEGMENTS = range(0xE2, 0xED)
+KNOWN_SEGMENTS = (b"ICC_PROFILE", b"MPF", b"FPXR", b"http", b"urn:", b"JPS", b"Ducky")
 
 
 class Segment(NamedTuple):
@@ -123,8 +125,25 @@ def read_jpeg(data: bytes, name: str) -> RawFrame:
     stop = data.find(END, scan) + len(END)  # inside a scan every 0xFF is followed by 0 or a restart marker
     if has_hole(data[scan:stop], parts, components):
         raise BrokenFrame(f"{name}: damaged JPEG (a run of zeros inside its image data); get the file again")
+    inside, behind = _foreign_bytes(parts), _behind_pictures(data[stop:])
     notes = [warning, trailing_note(len(data) - stop)]
-    return RawFrame(pixels, 8, components, "jpeg", note="; ".join(filter(None, notes)))
+    if inside >= UNREAD:
+        notes.append(f"{inside} bytes of its maker's segments not read")
+    flags = (UNREAD_DATA,) if max(inside, behind) >= UNREAD else ()
+    return RawFrame(pixels, 8, components, "jpeg", note="; ".join(filter(None, notes)), flags=flags)
+
+
+def _foreign_bytes(parts: list[Segment]) -> int:
+    """Bytes in application segments that neither describe the picture (JFIF, Exif, ICC, Adobe) nor repeat it (MPF)."""
+    own = [part for part in parts if part.marker in MAKER_SEGMENTS]
+    return sum(len(part.content) for part in own if not part.content.startswith(KNOWN_SEGMENTS))
+
+
+def _behind_pictures(rest: bytes) -> int:
+    """Bytes behind the image that are no further JPEG, film or padding."""
+    if rest.lstrip(b"\0").startswith(MAGIC):
+        rest = rest[rest.rfind(END) + len(END) :]
+    return 0 if rest[4:8] == b"ftyp" or not rest.strip(b"\0\xff") else len(rest)
 
 
 JPEG = CameraFormat(

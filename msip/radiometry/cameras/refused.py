@@ -29,6 +29,9 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
     (0, b"MATLAB 5.0 MAT-file", "MATLAB"),
     (0, b"\x93NUMPY", "NumPy array"),
+    (0, b"\xff\x49\x52\x42\0", "InfraTec .irb thermogram"),
+    (0, b"\xca\xac", "InfiRay .irg thermogram"),
+    (0, b"FPF Public Image Format", "FLIR .fpf thermogram"),
     (0, b"SIMPLE  =", "FITS"),
     (0, b"%PDF", "PDF"),
     (0, b"8BPS", "Photoshop"),
@@ -39,6 +42,11 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"qoif", "QOI"),
     (0, b"\0\0\1\0", "icon"),
     *((0, b"P%d%c" % (digit, space), "portable anymap (PNM)") for digit in range(1, 8) for space in b"\n\r \t"),
+)
+PICTURES = (".gif", ".webp", ".jp2", ".jxl", ".heic", ".avif", ".pgm", ".ppm")
+RECORDINGS = (
+    *(".cptv", ".seq", ".csq", ".ats", ".ptw", ".sfmov", ".ravi", ".avi", ".mp4", ".mov", ".mkv"),
+    *(".irb", ".irg", ".fpf", ".is2", ".bmt", ".raw", ".npy", ".npz", ".mat", ".h5", ".hdf5"),
 )
 GZIP = b"\x1f\x8b"
 TEXT = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
@@ -88,7 +96,7 @@ def _what_it_is(data: bytes) -> str:
 
 REFUSED = CameraFormat(
     name="GIF, WebP, HEIF, AVIF, JPEG 2000, JPEG XL, PNM, CPTV, NorPix and other movies, archives, arrays",
-    suffixes=(".cptv", ".gif", ".webp", ".jp2", ".pgm", ".ppm", ".seq", ".raw"),
+    suffixes=(*PICTURES, *RECORDINGS),
     recognises=lambda data: bool(known_format(data)),
     read=refuse,
     reads="",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 import zlib
 from typing import Any
@@ -22,6 +23,7 @@ CHUNK = 1 << 20
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE = 0, 1, 2, 3
 SAMPLES = {MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1}
 CONTIGUOUS = 1
+GDAL_NODATA = 42113
 REDUCED_OR_MASK = 0b101  # NewSubfileType bits: a thumbnail or a mask, not a further frame
 
 
@@ -39,7 +41,17 @@ def read_tiff(data: bytes, name: str) -> RawFrame:
     if page.compression in DEFLATE:
         _check_deflated(data, extents, name)
     pixels = decode_with_cv2(data, name, "TIFF")
-    return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note)
+    return RawFrame(pixels, page.bitspersample, page.samplesperpixel, "tiff", note=note, nodata=_nodata(page))
+
+
+def _nodata(page: Any) -> int | None:
+    """The count that GDAL's tag calls no data; None without the tag, or for a value that 16 bits cannot hold."""
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        value = float(str(tag.value)) if tag is not None else math.nan
+    except ValueError:
+        return None
+    return int(value) & 0xFFFF if value.is_integer() and -32768 <= value <= 65535 else None
 
 
 def _first_page(data: bytes, name: str) -> tuple[Any, str]:
@@ -49,7 +61,8 @@ def _first_page(data: bytes, name: str) -> tuple[Any, str]:
     log = logging.getLogger("tifffile")
     disabled, log.disabled = log.disabled, True  # a damaged file is reported once, by the exception
     try:
-        pages = list(tifffile.TiffFile(io.BytesIO(data)).pages)
+        file = tifffile.TiffFile(io.BytesIO(data))
+        pages, promised = list(file.pages), _promised_frames(file)
     except (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise BrokenFrame(f"{name}: the TIFF's tags cannot be read ({error}); get the file again") from error
     finally:
@@ -57,11 +70,27 @@ def _first_page(data: bytes, name: str) -> tuple[Any, str]:
     if not pages or not pages[0].dataoffsets:
         raise BrokenFrame(f"{name}: the TIFF holds no image; get the file again")
     frames = [page for page in pages if not int(getattr(page, "subfiletype", 0)) & REDUCED_OR_MASK]
+    if promised > len(frames) == 1 and len(data) >= pages[0].dataoffsets[0] + promised * pages[0].nbytes:
+        frames *= promised
     if len(frames) > 1:
         raise UnsupportedFrame(f"{name}: a TIFF of {len(frames)} frames; split it into one file a frame")
     if frames and frames[0] is not pages[0]:  # OpenCV decodes the first
         raise UnsupportedFrame(f"{name}: a TIFF whose image stands behind a thumbnail; save it without that")
-    return pages[0], "" if len(pages) == 1 else f"{len(pages) - 1} thumbnail or mask pages not read"
+    notes = [
+        f"{len(pages) - 1} thumbnail or mask pages not read" if len(pages) > 1 else "",
+        f"one of the {promised} frames that its description promises" if promised > len(frames) else "",
+    ]
+    return pages[0], "; ".join(filter(None, notes))
+
+
+def _promised_frames(file: Any) -> int:
+    """Frames by the description that ImageJ, OME and tifffile write: above 4 GB all of them stand behind one page."""
+    if not (file.is_imagej or file.is_ome or file.is_shaped):
+        return 0
+    try:
+        return int(file.series[0].size // max(file.pages[0].size, 1))
+    except Exception:  # any text can stand there
+        return 0
 
 
 def _check_deflated(data: bytes, extents: list[tuple[int, int]], name: str) -> None:

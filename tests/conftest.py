@@ -45,12 +45,6 @@ def golden() -> Path:
     return shared_folder("MSIP_GOLDEN", "../shared/golden")
 
 
-@pytest.fixture(scope="session")
-def cases() -> Path:
-    """The folder of inputs after public bug reports."""
-    return shared_folder("MSIP_CASES", "../shared/cases")
-
-
 @pytest.fixture
 def info_zip() -> None:
     """Info-ZIP's zip, which writes volumes."""

@@ -120,24 +120,11 @@ def _dot(first: NDArray[np.int8], second: NDArray[np.int8]) -> int:
 
 
 @exact_jit
-def _likeness(
-    side: _Side, row: int, rows: _Turned, turn: int, others: _Side, other: int, distance: int, limits: _Limits
-) -> np.float32:
-    """The similarity of a pair whose first words are ``distance`` bits apart, or -1 where it does not count."""
-    code = rows.codes[turn, row - rows.start]
-    for word in range(1, 4):
-        distance += _ones(code[word] ^ others.codes[other, word])
-    if distance > limits.most_256 or others.norms[other] == 0:
-        return np.float32(-1)
-    scalar = _dot(rows.vectors[turn, row - rows.start], others.vectors[other])
-    likeness = np.float32(scalar / (side.norms[row] * others.norms[other]))
-    if likeness < limits.least:
-        return np.float32(-1)
-    detail = _dot(rows.details[turn, row - rows.start], others.details[other])
+def _agree(side: _Side, row: int, detail: NDArray[np.int8], others: _Side, other: int, likeness: np.float32) -> bool:
+    """Whether the details of a pair are alike; without detail only equals are."""
     norms = side.detail_norms[row] * others.detail_norms[other]
     least = max(side.least_detail[row], others.least_detail[other])
-    agree = detail >= least * norms if norms > 0 else likeness == 1  # without detail only equals
-    return likeness if agree else np.float32(-1)
+    return _dot(detail, others.details[other]) >= least * norms if norms > 0 else likeness == 1
 
 
 @exact_jit
@@ -159,13 +146,19 @@ def _scan(
             if queries.norms[row] == 0:
                 continue
             for turn in range(rows.vectors.shape[0]):
-                word = rows.codes[turn, row - rows.start, 0]
+                vector, code = rows.vectors[turn, row - rows.start], rows.codes[turn, row - rows.start]
+                detail = rows.details[turn, row - rows.start]
                 for other in range(tile, min(tile + _TILE, len(words))):
-                    distance = _ones(word ^ words[other])
-                    if distance > limits.most_64 or (within and other == row):
+                    distance = _ones(code[0] ^ words[other])
+                    if distance > limits.most_64:
                         continue
-                    likeness = _likeness(queries, row, rows, turn, others, other, distance, limits)
-                    if likeness < limits.least:
+                    for word in range(1, 4):
+                        distance += _ones(code[word] ^ others.codes[other, word])
+                    if distance > limits.most_256 or others.norms[other] == 0 or (within and other == row):
+                        continue
+                    scalar = _dot(vector, others.vectors[other])
+                    likeness = np.float32(scalar / (queries.norms[row] * others.norms[other]))
+                    if likeness < limits.least or not _agree(queries, row, detail, others, other, likeness):
                         continue
                     relation = 2
                     if queries.sources[row] == others.sources[other]:
@@ -193,13 +186,19 @@ def _nearest_leader(
         if side.norms[row] == 0:
             continue
         for turn in range(rows.vectors.shape[0]):
-            word = rows.codes[turn, row - rows.start, 0]
+            vector, code = rows.vectors[turn, row - rows.start], rows.codes[turn, row - rows.start]
+            detail = rows.details[turn, row - rows.start]
             for other in chosen:
-                distance = _ones(word ^ side.codes[other, 0])
+                distance = _ones(code[0] ^ side.codes[other, 0])
                 if distance > limits.most_64:
                     continue
-                likeness = _likeness(side, row, rows, turn, side, other, distance, limits)
-                if likeness >= limits.least and likeness > leaders.similarity[row]:
+                for word in range(1, 4):
+                    distance += _ones(code[word] ^ side.codes[other, word])
+                if distance > limits.most_256:
+                    continue
+                likeness = np.float32(_dot(vector, side.vectors[other]) / (side.norms[row] * side.norms[other]))
+                better = likeness >= limits.least and likeness > leaders.similarity[row]  # NaN, of one without structure, is not
+                if better and _agree(side, row, detail, side, other, likeness):
                     leaders.row[row] = other
                     leaders.similarity[row] = likeness
                     leaders.variant[row] = turn

@@ -197,7 +197,8 @@ def _nearest_leader(
                 if distance > limits.most_256:
                     continue
                 likeness = np.float32(_dot(vector, side.vectors[other]) / (side.norms[row] * side.norms[other]))
-                better = likeness >= limits.least and likeness > leaders.similarity[row]  # NaN, of one without structure, is not
+                # NaN, of a leader without structure, is not better.
+                better = likeness >= limits.least and likeness > leaders.similarity[row]
                 if better and _agree(side, row, detail, side, other, likeness):
                     leaders.row[row] = other
                     leaders.similarity[row] = likeness

@@ -13,7 +13,7 @@ setup: $(READY)
 # The constraints pin every version for this Python, so that tomorrow's set-up is today's.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,lint,docs]'
 	touch $@
 
 demo: $(READY)

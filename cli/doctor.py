@@ -7,7 +7,7 @@ from .output import print_json, print_table
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has: versions, GPU, FiftyOne's database, memory, disk."""
+    """Say what this machine has: versions, extras, GPU, FiftyOne's database, memory, disk."""
     import pad
 
     facts = pad.doctor()

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msip.errors import EngineError, MsipError
+from msip.extras import need
 
 if TYPE_CHECKING:
     from typing import Self
@@ -125,17 +126,17 @@ class RayEngine:
     have this package installed. ``workers`` counts only for a cluster that is started here.
 
     Raises:
-        EngineError: Ray is not installed, or the cluster cannot be reached.
+        MissingExtra: Ray is not installed.
+        EngineError: the cluster cannot be reached.
     """
 
     one_machine = False
 
     def __init__(self, workers: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
-        try:
-            import ray
-        except ImportError as error:
-            raise EngineError("`engine=ray` needs Ray: pip install 'msip-pad[ray]'.") from error
+        need("ray")
+        import ray
+
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:

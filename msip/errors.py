@@ -17,6 +17,10 @@ class OptionError(MsipError, ValueError):
     """A parameter has a value, or goes with another parameter, that is not possible."""
 
 
+class MissingExtra(MsipError, ImportError):
+    """A package is not installed that only some commands need; the sentence has the line that installs it."""
+
+
 class EngineError(MsipError, RuntimeError):
     """The processes or machines that work in parallel are missing or have died."""
 

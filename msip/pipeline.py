@@ -25,6 +25,7 @@ from msip.choosing import Choice
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
+from msip.extras import need
 from msip.files import free_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.formatting import human_bytes
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
@@ -164,6 +165,8 @@ def _plan(
     recipe: Recipe,
     choice: Choice,
 ) -> tuple[list[Plan], str | None]:
+    if recipe.agc == "clahe":
+        need("clahe")
     if recipe.agc == "window" and recipe.agc_window is None:
         raise OptionError("`agc=window` needs `agc_window`: the two counts that become black and white.")
     if folder is not None:

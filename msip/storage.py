@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
+from msip.extras import need
 from msip.files import sha256_bytes
 
 Layout = Literal["folder", "webdataset", "raw"]
@@ -156,7 +157,8 @@ def _read_at(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+    """The fsspec file system of a URL, and the path in it. Raises ``MissingExtra``."""
+    need("s3" if url.startswith("s3:") else "remote")
     import fsspec
 
     files, root = fsspec.core.url_to_fs(url)

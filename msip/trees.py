@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from msip.errors import MsipError, SourceError
+from msip.extras import need
 from msip.files import local_path
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+")  # a Path has one slash less
@@ -41,6 +42,7 @@ def raw_tree(place: str | Path) -> Path:
     found = _URL.match(str(place))
     if found is None or found[1] in ("file", "local"):
         return local_path(place)
+    need("s3" if found[1] == "s3" else "remote")
     from upath import UPath
 
     url = f"{found[1]}://{str(place)[found.end() :]}"

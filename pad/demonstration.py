@@ -26,6 +26,7 @@ from msip.crops import RoiCrop, cut, sample_key, sample_rng
 from msip.engine import cores
 from msip.errors import LayoutError, ManifestError
 from msip.export import ExportReport, export_crops
+from msip.extras import need
 from msip.files import make_output_folder, write_bytes
 from msip.frames import find_root
 from msip.manifest import Manifest
@@ -95,7 +96,9 @@ def demo(
     Raises:
         LayoutError: ``raw`` holds no source of the corpus.
         OutputError: ``out`` cannot be written.
+        MissingExtra: the extra ``plots`` is not installed.
     """
+    need("plots")
     return _Demo(Path(out), None if raw is None else Path(raw), steps, workers, progress).go()
 
 

@@ -11,6 +11,7 @@ import torch
 
 from msip.archives import RAR_ADVICE, rar_tool
 from msip.engine import cores
+from msip.extras import EXTRAS, how_to_get, missing
 from msip.files import free_bytes, human_bytes
 from msip.inspection.database import find_database
 
@@ -19,7 +20,7 @@ _OTHER_OPENCVS = ("opencv-python", "opencv-contrib-python", "opencv-contrib-pyth
 
 
 def doctor() -> dict[str, str]:
-    """Say what this machine has: versions, GPU, FiftyOne's database, memory, disk.
+    """Say what this machine has: versions, extras, GPU, FiftyOne's database, memory, disk.
 
     Returns:
         What was found, by name: with the remedy where something is missing.
@@ -30,10 +31,17 @@ def doctor() -> dict[str, str]:
         "disk": f"{human_bytes(free_bytes(Path.cwd()))} free here",
         **{name: _version(name) or f"not installed; pip install {name}" for name in _PACKAGES},
         "opencv clash": _opencv_clash(),
+        **{f"extra {name}": _extra(name) for name in EXTRAS},
         "rar": rar_tool() or f"no tool: {RAR_ADVICE}",
         "GPU": _gpu(),
         "FiftyOne database": str(find_database()),
     }
+
+
+def _extra(name: str) -> str:
+    if not (absent := missing(name)):
+        return "installed"
+    return f"without {', '.join(absent)}, for {EXTRAS[name].serves}; {how_to_get(name)}"
 
 
 def _version(package: str) -> str | None:

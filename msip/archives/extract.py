@@ -66,6 +66,7 @@ def extract(
     Raises:
         UnsafeArchive: absolute paths, ``..``, links that leave the folder, devices, bombs.
         ArchiveError: broken, incomplete, encrypted, an unknown format, or a missing tool (rar).
+        MissingExtra: 7z, rar or tar.zst without the extra ``archives``.
         OutputError: the disk is full, or ``to`` cannot be written.
     """
     parts = find_parts(Path(archive)) if isinstance(archive, (str, Path)) else [Path(path) for path in archive]

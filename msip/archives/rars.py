@@ -18,6 +18,7 @@ from msip.archives.pipe import Pipe
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
 from msip.errors import ArchiveError
+from msip.extras import need
 
 _STORED = 0x30
 _GLOB, _LITERAL = re.compile(r"([*?\[\]\\])"), r"\\\1"
@@ -34,6 +35,7 @@ class RarReader(Reader):
 
     def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
         super().__init__(parts, raw, meter)
+        need("archives")
         import rarfile
 
         self.pipe: Pipe | None = None

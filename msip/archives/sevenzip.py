@@ -21,6 +21,7 @@ from msip.archives.pipe import CANNOT, MEMORY, Pipe
 from msip.archives.policy import Kind, Member, Meter, broken
 from msip.archives.reader import CHUNK, Reader
 from msip.archives.tars import Forward, tar_members
+from msip.extras import need
 
 _MAX_LISTING = 1 << 29
 _CHILD = "from msip.archives.sevenzip import child; child()"
@@ -31,6 +32,7 @@ class SevenZipReader(Reader):
 
     def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
         super().__init__(parts, raw, meter)
+        need("archives")
         self.pipe = Pipe([sys.executable, "-c", _CHILD, *map(str, parts)], meter, child_environment())
 
     def listing(self) -> Iterator[Member]:

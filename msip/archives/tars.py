@@ -17,14 +17,10 @@ from msip.archives.parts import Joined
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
 from msip.errors import UnsafeArchive
+from msip.extras import need
 
 _MAX_HEADER = 8 << 20
 _XZ_MEMORY = 768 << 20
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 class Decompressor(Protocol):
@@ -52,13 +48,35 @@ class _Gzip:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
+class _Zstd:
+    """zstd's decompressor, whose own error becomes a ``ValueError``. Raises ``MissingExtra``."""
+
+    def __init__(self) -> None:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            need("archives")
+            from backports import zstd
+        self._inner, self._error = zstd.ZstdDecompressor(), zstd.ZstdError
+
+    eof = property(lambda self: self._inner.eof)
+    unused_data = property(lambda self: self._inner.unused_data)
+    needs_input = property(lambda self: self._inner.needs_input)
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        try:
+            return self._inner.decompress(data, max_length)
+        except self._error as error:
+            raise ValueError(str(error)) from error
+
+
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gz": _Gzip,
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
-    "zst": zstd.ZstdDecompressor,
+    "zst": _Zstd,
 }
-_FAILURES = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError, ValueError)
+_FAILURES = (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
 
 
 class Unpacked(io.RawIOBase):

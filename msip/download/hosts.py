@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import requests
-
 from msip.download.transfer import Remote, refuse_page
 from msip.errors import DownloadError
+from msip.extras import need
 from msip.sources import Archive, Host, Source
 
 AUTOMATIC = ("huggingface", "google_drive_file", "google_drive_folder", "http", "kaggle")
@@ -27,6 +26,8 @@ _LINK = re.compile(r'<a[^>]+href="([^"]+)"[^>]*>(.*?)</a>', re.DOTALL)
 
 def remotes(source: Source, host: Host) -> list[Remote]:
     """The files of ``source`` on ``host``. Raises ``DownloadError`` where the host does not tell."""
+    import requests
+
     published = {archive.name: archive for archive in source.archives}
     try:
         if host.kind == "huggingface":
@@ -90,6 +91,7 @@ def _drive(number: str, name: str, archive: Archive | None, key: str | None) -> 
 
 def _confirmed(url: str, name: str) -> str:
     """The address behind Google Drive's "cannot scan for viruses" page, which gdown reads."""
+    import requests
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
@@ -109,6 +111,8 @@ def _drive_folder(
     number: str, key: str | None, below: str = "", depth: int = 0
 ) -> Iterator[tuple[str, str, str | None]]:
     """(id, path, resource key) of all files of a shared folder; gdown's own listing cannot pass a resource key."""
+    import requests
+
     params = {"id": number} | ({"resourcekey": key} if key else {})
     response = requests.get(f"{_DRIVE}/embeddedfolderview", params=params, timeout=60)
     if response.status_code != 200 or depth > 5:
@@ -136,14 +140,13 @@ def kaggle_token() -> bool:
 def kaggle(host: Host, to: Path) -> dict[str, Any]:
     """Bring a Kaggle data set to the folder ``to``, unpacked by kagglehub. Returns what is recorded of it.
 
-    Raises ``DownloadError`` without a token or the package, and where Kaggle refuses.
+    Raises ``DownloadError`` without a token and where Kaggle refuses, ``MissingExtra`` without the package.
     """
     if not kaggle_token():
         raise DownloadError(f"{host.id} is on Kaggle and needs a token (~/.kaggle/kaggle.json or KAGGLE_API_TOKEN).")
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise DownloadError("kagglehub is not installed; pip install 'msip-pad[kaggle]'.") from error
+    need("kaggle")
+    import kagglehub
+
     logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it would write to standard output
     try:
         try:

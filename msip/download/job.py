@@ -25,6 +25,7 @@ from msip.download.terms import accept_terms as record_acceptance
 from msip.download.terms import open_terms
 from msip.download.transfer import Policy, Remote, fetch_file, place
 from msip.errors import BrokenArchive, DownloadError, LayoutError, MsipError, OptionError, OutputError
+from msip.extras import need
 from msip.files import free_bytes, local_path, make_output_folder, write_errors, write_json
 from msip.formatting import human_bytes
 from msip.frames import FrameList, folder_matches, list_frames
@@ -116,8 +117,10 @@ def download(
 
     Terms must have been accepted before (``accept_terms``). An interrupt ends all transfers; what has arrived is kept.
     ``progress``: of the stages ``download`` and ``unpack``, side by side, in bytes, called from several threads.
-    Raises ``OutputError`` where the disk is too small.
+    Raises ``OutputError`` where the disk is too small, ``MissingExtra`` without the extra ``download``.
     """
+    if not dry_run:
+        need("download")
     job = _Job(raw, policy or Policy(), limits or Limits(), progress)
     if dry_run:
         return [job.plan(source) for source in sources]

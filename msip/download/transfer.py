@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
-
-import requests
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from msip.archives import sniff
 from msip.errors import DownloadError
 from msip.files import atomic_path, sync_file, write_errors, write_json
 from msip.progress import Progress
+
+if TYPE_CHECKING:
+    import requests
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _QUOTA = re.compile(rb"too many users|quota exceeded|download quota|exceeded the (?:number|rate)", re.IGNORECASE)
@@ -99,6 +100,8 @@ def _state(part: Path) -> Path:
 
 
 def _attempt(remote: Remote, part: Path, policy: Policy, progress: Progress) -> None:
+    import requests
+
     have = part.stat().st_size if part.exists() else 0
     known = json.loads(_state(part).read_text()) if have and _state(part).exists() else {}
     headers = {"Accept-Encoding": "identity", "User-Agent": "msip"} | remote.headers
@@ -194,9 +197,7 @@ def _receive(
             try:
                 # read1-like: what is there, not a full megabyte of a slow drip
                 chunk = response.raw.read1(1 << 20)
-            except (requests.RequestException, OSError) as error:
-                raise _TryAgain(f"the connection broke ({type(error).__name__})") from error
-            except Exception as error:  # urllib3's own tree: a broken or incomplete read
+            except Exception as error:  # urllib3's own tree as well: a broken or incomplete read
                 raise _TryAgain(f"the connection broke ({type(error).__name__})") from error
             if not chunk:
                 break

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msip.errors import InspectionError
+from msip.extras import missing
 from msip.inspection.app_style import EMBEDDINGS, SIMILARITY, save_workspace
 
 _FEWEST = 3
@@ -34,7 +34,7 @@ def add_embeddings(fiftyone: Any, dataset: Any, sample_ids: list[str], features:
     if len(sample_ids) < _FEWEST:
         raise InspectionError(f"`embeddings` needs at least {_FEWEST} images, {len(sample_ids)} are here.")
     view = dataset.select(sample_ids, ordered=True)
-    method = "umap" if importlib.util.find_spec("umap") and len(sample_ids) > 15 else "pca"
+    method = "pca" if missing("umap") or len(sample_ids) <= 15 else "umap"
     for key in (EMBEDDINGS, SIMILARITY):
         if key in dataset.list_brain_runs():
             dataset.delete_brain_run(key)

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from msip.errors import CollapsedFrame, OptionError
+from msip.extras import need
 
 AgcMethod = Literal["percentile", "full", "clahe", "window"]
 
@@ -65,6 +66,8 @@ def to_8bit(
 def _check_request(method: str, window: tuple[int, int] | None) -> None:
     if method not in get_args(AgcMethod):
         raise OptionError(f"the AGC {method!r} is unknown; choose one of {', '.join(get_args(AgcMethod))}")
+    if method == "clahe":
+        need("clahe")
     if (method == "window") != (window is not None):
         raise OptionError("an AGC window (lo, hi) in counts goes with the method `window`, and only with it")
     if window is not None and not 0 <= window[0] < window[1] < LEVELS:

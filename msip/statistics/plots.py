@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import escape
-from matplotlib.ticker import MaxNLocator
 
 from msip.formatting import human_number
 
@@ -37,6 +36,8 @@ class _Axis:
 
     def ticks(self, height: float) -> list[str]:
         """Grid lines with their values under them."""
+        from matplotlib.ticker import MaxNLocator
+
         lines = []
         for value in MaxNLocator(5).tick_values(self.low, self.high):
             if self.low <= value <= self.high:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from msip.build_report import read_build
 from msip.curation.measure import measure, read_pixels
 from msip.engine import LocalEngine
+from msip.extras import need
 from msip.files import write_bytes
 from msip.manifest import Manifest
 from msip.pictures import contact_sheet, encode_jpeg
@@ -68,8 +69,9 @@ def stats(out: str | Path, *, workers: int = 1, progress: Progress = silent) -> 
         progress: of the stage ``measure``, in images.
 
     Raises:
-        MsipError: no manifest, or ``out`` cannot be written.
+        MsipError: no manifest, ``out`` cannot be written, or the extra ``plots`` is missing.
     """
+    need("plots")
     manifest = Manifest.read(out)
     with LocalEngine(workers) as engine:
         measures = measure(manifest, engine=engine, progress=progress)

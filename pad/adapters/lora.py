@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from msip.errors import ModelError
+from msip.extras import need
 from pad.weights.files import State
 
 LORA = ".lora_"  # every LoRA tensor has this in its name, no other has
@@ -23,14 +24,11 @@ _BASE = ".base_layer."
 def attach_lora(model: nn.Module, *, rank: int, blocks: range) -> nn.Module:
     """Put LoRA on the attention projections of ``blocks``, in place; outputs stay what they were until the first step.
 
-    Raises ``ModelError`` without peft, or for a model whose attention gives LoRA no way in.
+    Raises ``MissingExtra`` without peft, ``ModelError`` for a model whose attention gives LoRA no way in.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ModelError(
-            "--paradigm lora and explora need peft, which is not installed; pip install 'msip-pad[lora]'."
-        ) from error
+    need("lora")
+    from peft import LoraConfig, inject_adapter_in_model
+
     inner: Any = model
     for index in blocks:
         _open_projections(inner.blocks[index].attn, type(model).__name__)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from msip.errors import ModelError, OutputError, WeightsError
+from msip.extras import need
 from msip.files import atomic_path, make_output_folder, write_json
 from pad.adapters.attach import (
     attach_adapters,
@@ -73,6 +74,8 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
     """
     if format not in FORMATS:
         raise ModelError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}.")
+    if format == "onnx":
+        need("onnx")
     model = load_encoder(run)
     folder = Path(to)
     writes = FORMATS[format](model, str(run))
@@ -218,12 +221,8 @@ class _Features(nn.Module):
 
 
 def _onnx(model: nn.Module, run: str) -> Writer:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  what torch's exporter is written in
-    except ImportError as error:
-        raise ModelError(f"--format onnx needs {error.name}; pip install 'msip-pad[onnx]'.") from error
+    import onnx
+    import onnxruntime
 
     def write(folder: Path) -> tuple[list[str], float]:
         images = _images(model)

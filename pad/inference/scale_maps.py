@@ -22,6 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from msip.errors import FrameError, LayoutError, ModelError
+from msip.extras import need
 from msip.files import make_output_folder, write_bytes
 from msip.frames import list_folder
 from msip.radiometry import read_grey8
@@ -66,8 +67,10 @@ def scale_maps(run: str | Path, images: str | Path, to: str | Path | None = None
     """Measure and draw the scales of ``run`` (anything ``load_encoder`` reads) on ``images`` (a folder or one image).
 
     Images of any bit depth are made 8-bit grey as in a build, and resized whole to the model's input. Raises
-    ``ModelError`` for a model without patchwise adapters and ``LayoutError`` where there is no image.
+    ``ModelError`` for a model without patchwise adapters, ``LayoutError`` where there is no image, ``MissingExtra``
+    without the extra ``plots``.
     """
+    need("plots")
     model = _patchwise(run)
     left_out: dict[str, str] = {}
     scales: list[NDArray[np.float32]] = []

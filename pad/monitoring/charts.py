@@ -8,7 +8,6 @@ from math import log10
 from typing import TypeAlias
 
 from markupsafe import Markup, escape
-from matplotlib.ticker import LogLocator, MaxNLocator
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 """(x, y), x rising."""
@@ -36,6 +35,8 @@ class Scale:
 
     def ticks(self, count: int, *, whole: bool = False) -> list[float]:
         """Round values inside."""
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
         if self.log:
             values = LogLocator(subs=(1, 2, 5) if self.high / self.low < 1000 else (1,)).tick_values(
                 self.low, self.high

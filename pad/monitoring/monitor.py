@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from msip.extras import how_to_get, missing, need
 from msip.files import write_bytes, write_errors
 from pad.monitoring.trackers import TensorBoard, Tracker, WeightsAndBiases
 
 METRICS = "metrics.jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -37,7 +41,11 @@ class Monitor:
         with write_errors(run / METRICS):
             _truncate(run / METRICS, step)
             self._file = (run / METRICS).open("a", encoding="utf-8")
-        self._trackers: list[Tracker] = [TensorBoard(run, step=step)]
+        self._trackers: list[Tracker] = []
+        if missing("tensorboard"):
+            _log.warning("no curves for TensorBoard, which is not installed: %s.", how_to_get("tensorboard"))
+        else:
+            self._trackers.append(TensorBoard(run, step=step))
         if wandb is not None:
             self._trackers.append(WeightsAndBiases(run, project=wandb, config=config or {}))
         interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -113,7 +121,8 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def plot_loss(run: Path) -> None:
-    """Draw RUN/loss.png from RUN/metrics.jsonl."""
+    """Draw RUN/loss.png from RUN/metrics.jsonl. Raises ``MissingExtra`` without the extra ``plots``."""
+    need("plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

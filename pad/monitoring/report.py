@@ -19,6 +19,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from msip.errors import RunError
+from msip.extras import need
 from msip.files import write_bytes
 from pad.config.options import option
 from pad.config.pretraining import RESULT, PretrainConfig, read_run
@@ -45,8 +46,10 @@ class Chart:
 def write_report(run: str | Path, *, failed: str = "") -> Path:
     """Write RUN/report.html, whole or not at all; ``failed``: why the run ended, if it did not mean to.
 
-    Raises ``RunError`` for a folder that is no run, ``OutputError`` where it cannot be written.
+    Raises ``RunError`` for a folder that is no run, ``OutputError`` where it cannot be written, ``MissingExtra``
+    without the extra ``plots``.
     """
+    need("plots")
     run = Path(run)
     stored = read_run(run)
     if stored is None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers and panels also go: TensorBoard always, Weights & Biases when asked."""
+"""Where a run's numbers and panels also go: TensorBoard where it is installed, Weights & Biases when asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.errors import RunError
+from msip.extras import need
 from msip.files import write_bytes
 
 WANDB_ID = "wandb-id.txt"
@@ -53,15 +54,14 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of a Weights & Biases project; a run that is continued continues there, by the id in RUN/wandb-id.txt.
 
-    ``WANDB_MODE=offline`` keeps all in RUN/wandb until ``wandb sync``. Raises ``RunError`` where wandb is not
-    installed or does not let the run in.
+    ``WANDB_MODE=offline`` keeps all in RUN/wandb until ``wandb sync``. Raises ``MissingExtra`` where wandb is
+    not installed, ``RunError`` where it does not let the run in.
     """
 
     def __init__(self, run: Path, *, project: str, config: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise RunError("--wandb needs wandb, which is not installed; pip install 'msip-pad[wandb]'.") from error
+        need("wandb")
+        import wandb
+
         self._wandb = wandb
         try:
             self._run = wandb.init(

@@ -24,7 +24,8 @@ import torch
 from torch.utils.data import default_collate
 
 from msip.crops import RoiCrop
-from msip.errors import RunError
+from msip.errors import MissingExtra, RunError
+from msip.extras import need
 from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_json
 from msip.manifest import unmatched_flags
 from pad.adapters.attach import has_adapters
@@ -115,7 +116,7 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
     if stored and checkpoint and (config.out / RESULT).is_file():
         say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
         if not (config.out / REPORT).is_file() and ranks.rank == 0:
-            write_report(config.out)
+            _draw(config.out, say)
         before = json.loads((config.out / RESULT).read_text())
         return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
     device = pick_device(config.device, ranks.local_rank)
@@ -134,7 +135,7 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
             stopped = trainer.run()
         except RunError as error:
             if ranks.rank == 0:
-                write_report(config.out, failed=str(error))
+                _draw(config.out, say, failed=str(error))
             raise
     metrics = read_metrics(config.out)
     result = PretrainResult(
@@ -160,8 +161,17 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
         if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
             method = method_of_checkpoint(config)
         _export(config, method, parameters, result)
-        say(f"the run on one page: {write_report(config.out)}")
+        _draw(config.out, say)
     return result
+
+
+def _draw(run: Path, say: Callable[[str], None], *, failed: str = "") -> None:
+    """Write loss.png and report.html; without the extra that draws them, say so."""
+    try:
+        plot_loss(run)
+        say(f"the run on one page: {write_report(run, failed=failed)}")
+    except MissingExtra as error:
+        say(f"warning: loss.png and report.html are left out: {error}")
 
 
 def _silent(_: str) -> None:
@@ -182,6 +192,8 @@ def assemble(
 
     ``claim`` makes the run's folder and takes it for this process.
     """
+    if config.wandb:
+        need("wandb")
     refuse_unwritable(config.out)  # before anything is downloaded
     manifest = open_data(config.data)
     data = describe_data(manifest, config)
@@ -282,8 +294,7 @@ def method_of_checkpoint(config: PretrainConfig) -> Method:
 
 
 def _export(config: PretrainConfig, method: Method, parameters: dict[str, int], result: PretrainResult) -> None:
-    """Write loss.png and, for a finished run, the weights and the result, which says that all is there."""
-    plot_loss(config.out)
+    """Write, for a finished run, the weights and the result, which says that all is there."""
     if result.status != "finished":
         return
     method.load_state_dict(averaged(method.state_dict()))

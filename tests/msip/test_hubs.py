@@ -19,7 +19,7 @@ from test_download import DATA, PATIENCE
 from msip.download import hosts
 from msip.download.job import download
 from msip.download.terms import accept_terms
-from msip.errors import DownloadError
+from msip.errors import MissingExtra
 from msip.sources import load_source
 
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -235,5 +235,5 @@ def test_kaggle_killed_while_it_unpacked(kaggle, tmp_path, monkeypatch):
 def test_without_kagglehub(kaggle, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_good")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(DownloadError, match="pip install"):
+    with pytest.raises(MissingExtra, match=r"kagglehub is not installed.*pip install 'msip-pad\[kaggle\]'"):
         hosts.kaggle(kaggle.access.hosts[0], tmp_path / "to")

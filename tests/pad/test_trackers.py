@@ -6,7 +6,7 @@ import types
 import pytest
 from training_runs import config, losses, make_manifest, train
 
-from msip.errors import RunError
+from msip.errors import MissingExtra, RunError
 
 
 class Fake(types.ModuleType):
@@ -63,8 +63,9 @@ def test_refusal_and_absence_are_one_sentence(data, tmp_path, wandb, monkeypatch
     with pytest.raises(RunError, match=r"refuses the run \(api_key not configured \(no-tty\)\); run `wandb login`"):
         train(config(data, tmp_path / "a", max_steps=1, wandb="infrared"))
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RunError, match=r"pip install 'msip-pad\[wandb\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'msip-pad\[wandb\]'"):
         train(config(data, tmp_path / "b", max_steps=1, wandb="infrared"))
+    assert not (tmp_path / "b").exists()
 
 
 def test_tensorboard_has_the_same_losses(data, tmp_path):

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 from pad.evaluation.comparison.cells import Cell
 
@@ -65,6 +64,8 @@ def interval(values: Sequence[float], resampled: NDArray[np.float64]) -> tuple[f
         values: of each seed, over the test images as they are.
         resampled: their mean for resamples of the test images.
     """
+    from scipy.stats import t as student_t
+
     mean = float(np.mean(values))
     finite = resampled[np.isfinite(resampled)]  # a resample may hold no pixel that counts
     low, high = np.percentile(finite, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if len(finite) else (mean, mean)

@@ -1,1 +1,5 @@
 """Downstream tasks: heads, fine-tuning, evidence by test image, scores, drawings."""
+
+from msip.extras import need
+
+need("evaluate")  # here, before any task imports its heads

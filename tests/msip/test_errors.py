@@ -12,7 +12,7 @@ CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_is_a_builtin_too_and_says_its_sentence(kind):
-    assert issubclass(kind, MsipError) and issubclass(kind, (ValueError, OSError, RuntimeError))
+    assert issubclass(kind, MsipError) and issubclass(kind, (ValueError, OSError, RuntimeError, ImportError))
     again = pickle.loads(pickle.dumps(kind("one sentence.")))
     assert type(again) is kind and str(again) == str(kind("one sentence.")) == "one sentence."
 

@@ -1,6 +1,7 @@
 """Google Drive's and Kaggle's manners, as far as they can be had without them."""
 
 import pytest
+import requests
 
 from msip.download import hosts
 from msip.errors import DownloadError
@@ -36,7 +37,7 @@ def test_a_folder_with_a_resource_key(monkeypatch):
             return Answer(WARNING)
         return Answer(INNER if params["id"] == "SET00" else FOLDER)
 
-    monkeypatch.setattr(hosts.requests, "get", get)
+    monkeypatch.setattr(requests, "get", get)
     source = load_source("scut_fir_pedestrian")
     found = hosts.remotes(source, source.access.hosts[0])
     assert [remote.name for remote in found] == ["set00/V000.seq", "readme.txt"]
@@ -49,7 +50,7 @@ def test_a_folder_with_a_resource_key(monkeypatch):
 
 def test_a_quota_page_is_named(monkeypatch):
     page = '<title>Quota</title><p class="uc-error-subcaption">Too many users have viewed or downloaded this</p>'
-    monkeypatch.setattr(hosts.requests, "get", lambda *_, **__: Answer(page))
+    monkeypatch.setattr(requests, "get", lambda *_, **__: Answer(page))
     source = load_source("llvip")
     with pytest.raises(DownloadError, match="quota"):
         hosts.remotes(source, source.access.hosts[0])[0].resolve()

@@ -20,6 +20,8 @@ class OptionError(MsipError, ValueError):
 class MissingExtra(MsipError, ImportError):
     """A package is not installed that only some commands need; the sentence has the line that installs it."""
 
+    __str__ = Exception.__str__  # ImportError's keeps the text it was made with, and the command line rewords it
+
 
 class EngineError(MsipError, RuntimeError):
     """The processes or machines that work in parallel are missing or have died."""

@@ -25,7 +25,7 @@ from msip.choosing import Choice
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
 from msip.engine import ENGINES, Engine, EngineName
 from msip.errors import LayoutError, ManifestError, OptionError, OutputError, SourceError
-from msip.extras import need
+from msip.extras import EXTRAS, need
 from msip.files import free_bytes, local_path, make_output_folder, only_writer, write_json
 from msip.formatting import human_bytes
 from msip.frames import FrameList, list_folder, list_frames, number, printable, unusable_name
@@ -117,6 +117,8 @@ def build(
     raw, folder = (None if place is None else raw_tree(place) for place in (raw, folder))
     tree = raw if folder is None else folder
     _refuse_memory(tree, workers, engine)
+    for extra in {agc, engine} & EXTRAS.keys():  # `clahe` and `ray` are called as their extras are
+        need(extra)
     with remote_errors(tree) if tree is not None and is_remote(tree) else contextlib.nullcontext():
         recipe = Recipe("", channel=channel, agc=agc, agc_window=agc_window, keep_blank=keep_blank)
         choice = Choice(tuple(include), tuple(exclude), every)
@@ -165,8 +167,6 @@ def _plan(
     recipe: Recipe,
     choice: Choice,
 ) -> tuple[list[Plan], str | None]:
-    if recipe.agc == "clahe":
-        need("clahe")
     if recipe.agc == "window" and recipe.agc_window is None:
         raise OptionError("`agc=window` needs `agc_window`: the two counts that become black and white.")
     if folder is not None:

@@ -89,7 +89,10 @@ def fetch(
         SourceError: an unknown source or corpus.
         OptionError: there are terms to accept.
         OutputError: ``raw`` cannot be written, or the disk is too small.
+        MissingExtra: the extra ``download`` is not installed.
     """
+    if not dry_run:
+        need("download")
     raw = local_path(raw)
     wanted = [load_source(name) for name in sources or load_corpus(corpus).sources]
     waiting = open_terms(raw, wanted)
@@ -117,10 +120,8 @@ def download(
 
     Terms must have been accepted before (``accept_terms``). An interrupt ends all transfers; what has arrived is kept.
     ``progress``: of the stages ``download`` and ``unpack``, side by side, in bytes, called from several threads.
-    Raises ``OutputError`` where the disk is too small, ``MissingExtra`` without the extra ``download``.
+    Raises ``OutputError`` where the disk is too small.
     """
-    if not dry_run:
-        need("download")
     job = _Job(raw, policy or Policy(), limits or Limits(), progress)
     if dry_run:
         return [job.plan(source) for source in sources]

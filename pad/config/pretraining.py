@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from msip.errors import RunError
-from msip.files import local_path
+from msip.files import absolute_if_there, local_path
 from msip.storage import is_url
-from pad.config.options import explain, option, read_options, suggestion
-from pad.config.presets import METHOD_DEFAULTS, PRESETS
+from pad.config.options import explain, option, read_options
+from pad.config.presets import PRESETS
 
 RUN_FILE = "run.yaml"
 RESULT = "result.json"  # of a run that is finished
@@ -45,9 +46,7 @@ def _place(value: object) -> object:
 
 def _weights(value: object) -> object:
     """A file or folder of weights by its absolute path, so that a run goes on from anywhere; a name as it is."""
-    if not isinstance(value, str) or value in ("timm", "random") or value.startswith("timm:"):
-        return value
-    return str(Path(value).absolute()) if Path(value).exists() else value
+    return value if value in ("timm", "random") else absolute_if_there(value)
 
 
 def _may_be_same(before: str, now: str) -> bool:
@@ -57,6 +56,9 @@ def _may_be_same(before: str, now: str) -> bool:
 
 class PretrainConfig(BaseModel):
     """The options of ``msip pretrain``, its help included; every problem is raised as ``RunError``, one sentence.
+
+    Names that are none of its own are options of the method and land in ``options``; ``pad.training.building.complete``
+    checks them, and fills what the method's own recipe and preset say.
 
     ``preset`` fills what is not given. ``None`` means: follows from the rest, see ``Plan``.
     """
@@ -68,8 +70,11 @@ class PretrainConfig(BaseModel):
         description="Folder made by `msip build` or `msip shard`, or the fsspec URL of shards (s3://...)."
     )
     out: Path = Field(description="The run's folder.")
-    preset: str | None = _option(None, f"A recipe that fills what is not given: {', '.join(PRESETS)}.")
-    method: str = _option("mae", "Self-supervised method: mae, milan, simmim, ibot, distil.")
+    preset: str | None = _option(
+        None, f"A recipe that fills what is not given: {', '.join(PRESETS)}, or a method's own by its name."
+    )
+    method: str = _option("mae", "Self-supervised method: mae, milan, simmim, ibot, distil, or an installed package's.")
+    options: dict[str, Any] = Field({}, description="The method's own options by name, see ``pad.methods``.")
     model: str = _option("vit_base_patch16_224", "timm ViT.")
     init: Annotated[str | None, BeforeValidator(_weights)] = _option(
         None, "Starting weights: timm, timm:NAME, a file, a folder, random.", shown="timm; scratch: random"
@@ -94,21 +99,6 @@ class PretrainConfig(BaseModel):
     beta2: float = _option(0.95, "AdamW's second beta.", gt=0, lt=1)
     layer_decay: float = _option(0.7, "Per block, with --paradigm layer-decay.", gt=0, le=1)
     clip_grad: float | None = _option(None, "Largest gradient norm.", shown="none", gt=0)
-    mask_ratio: float = _option(0.75, "Share of hidden patches.", gt=0, lt=1)
-    norm_pix_loss: bool = _option(True, "Normalise each target patch.")
-    decoder_embed_dim: int = _option(512, "Width of the decoder.", ge=1)
-    decoder_depth: int = _option(8, "Blocks of the decoder.", ge=1)
-    decoder_num_heads: int = _option(16, "Attention heads of the decoder.", ge=1)
-    teacher: Annotated[str | None, BeforeValidator(_weights)] = _option(
-        None, "Frozen teacher of milan and distil: timm's name, a file or a run."
-    )
-    teacher_normalisation: Literal["own", "infrared"] = _option(
-        "own", "What the teacher sees: own (its mean and std) or infrared (the student's, as the reference of MILAN)."
-    )
-    out_dim: int = _option(8192, "Prototypes of iBOT's head.", ge=2)
-    local_crops: int = _option(10, "Small crops of an image beside iBOT's two global ones.", ge=0)
-    local_size: int = _option(96, "Side of the small crops, in pixels.", ge=16)
-    ema: float = _option(0.996, "Momentum of iBOT's teacher at the start; it ends at 1.", gt=0, le=1)
     scale: Literal["fixed", "learnable", "patchwise"] = _option(
         "patchwise", "Adapter scale: fixed, learnable, patchwise."
     )
@@ -140,18 +130,28 @@ class PretrainConfig(BaseModel):
     resume: str | None = _option(None, "Continue: auto (the run in --out), a run, or a checkpoint.")
 
     def __init__(self, **values: Any) -> None:
-        known = set(type(self).model_fields)
-        for name in values:
-            if name not in known:
-                raise RunError(f"there is no option {name!r}{suggestion(name, known)}")
-        preset = values.get("preset")
-        if preset is not None and preset not in tuple(PRESETS):
-            raise RunError(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}.")
+        given = frozenset(values) - {"options"} | frozenset(values.get("options") or ())
+        fields = {name: value for name, value in _with_preset(values).items() if name in type(self).model_fields}
+        own = {name: value for name, value in _with_preset(values).items() if name not in fields}
         try:
-            super().__init__(**_with_preset(values))
+            super().__init__(**{**fields, "options": {**own, **(fields.get("options") or {})}})
         except ValidationError as error:
             raise RunError(explain(error)) from None
-        self._explicit = frozenset(values)
+        self._explicit = given
+
+    def asked_as(self, config: PretrainConfig) -> PretrainConfig:
+        """Return this configuration, with what was given explicitly in ``config``."""
+        self._explicit = config.explicit
+        return self
+
+    def value(self, name: str) -> Any:
+        """Return an option of the run or of its method by name, ``None`` for one that has no value here."""
+        return self.options.get(name) if name not in type(self).model_fields else getattr(self, name)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all options as JSON values in one dict, those of the method among them: as ``run.yaml`` holds them."""
+        values = self.model_dump(mode="json")
+        return {**{name: value for name, value in values.items() if name != "options"}, **values["options"]}
 
     @property
     def explicit(self) -> frozenset[str]:
@@ -177,7 +177,7 @@ class PretrainConfig(BaseModel):
         """
         before = PretrainConfig(**stored)
         for name in sorted(self.explicit - free):
-            mine, its = getattr(self, name), getattr(before, name)
+            mine, its = self.value(name), before.value(name)
             moved = name in ("init", "teacher") and mine and its and _may_be_same(its, mine)
             if mine != its and name != "preset" and not moved:
                 raise RunError(
@@ -203,11 +203,14 @@ def read_run(run: Path) -> dict[str, Any] | None:
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
-    name, epochs = values.get("preset"), values.get("epochs")
-    preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
-    method = values.get("method", preset.get("method"))
-    defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
-    filled = {**defaults, **preset, **values}
+    """Return ``values`` over those of the whole-run preset that they name, if they name one."""
+    name = values.get("preset")
+    return over_preset(PRESETS.get(name, {}) if isinstance(name, str) else {}, values)
+
+
+def over_preset(preset: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``values`` over a preset; of a run of another length the warm-up keeps the preset's share."""
+    filled, epochs = {**preset, **values}, values.get("epochs")
     if preset and isinstance(epochs, (int, float)) and "warmup_epochs" not in values:
-        filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * epochs  # the share stays the preset's
+        filled["warmup_epochs"] = preset["warmup_epochs"] / preset["epochs"] * epochs
     return filled

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pad.methods.base import Method, MethodOutput
+from functools import cache
+
+from msip.plugins import with_plugins
+from pad.methods.base import Method, MethodOptions, MethodOutput
 from pad.methods.distil import Distillation
 from pad.methods.ibot import IBOT
 from pad.methods.mae import MAE
@@ -10,6 +13,25 @@ from pad.methods.milan import MILAN
 from pad.methods.simmim import SimMIM
 
 METHODS: dict[str, type[Method]] = {"mae": MAE, "milan": MILAN, "simmim": SimMIM, "ibot": IBOT, "distil": Distillation}
-"""By the name of ``--method``."""
+"""The project's own methods by the name of ``--method``."""
+ENTRY_POINTS = "pad.methods"
 
-__all__ = ["IBOT", "MAE", "METHODS", "MILAN", "Distillation", "Method", "MethodOutput", "SimMIM"]
+
+@cache
+def methods() -> dict[str, type[Method]]:
+    """Return ``METHODS`` and those of installed packages, by name. Raises ``MsipError`` for a broken entry point."""
+    return with_plugins(ENTRY_POINTS, METHODS, Method)
+
+
+__all__ = [
+    "IBOT",
+    "MAE",
+    "METHODS",
+    "MILAN",
+    "Distillation",
+    "Method",
+    "MethodOptions",
+    "MethodOutput",
+    "SimMIM",
+    "methods",
+]

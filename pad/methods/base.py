@@ -6,11 +6,12 @@ drawn in the loader by ``sampler()``, from the sample's own generator, so that a
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pad.adapters.attach import blocks_of
@@ -31,9 +32,24 @@ class MethodOutput:
     mask: Tensor
 
 
-class Method(nn.Module, ABC):
+class MethodOptions(BaseModel):
+    """A method's own options: names, types, defaults, limits, and help as ``description``.
+
+    ``msip pretrain`` offers each as an option (``mask_ratio`` is ``--mask-ratio``), a run's ``run.yaml`` keeps them, and
+    the method's constructor takes them by name. ``teacher`` and ``teacher_normalisation`` are ``TeacherOptions``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(nn.Module):
     """A self-supervised method around ``encoder``; what else it holds is its head and trains under every paradigm.
 
+    A subclass defines ``forward(images, **inputs) -> MethodOutput``: loss for normalised images (b, c, h, w) and what
+    ``sampler`` drew, batched; inputs that are omitted are drawn in it.
+
+    ``options``: its own options. ``recipe``: defaults of the run (optimizer, weight decay ...) that its upstream code
+    has and other methods have not. ``upstream``: the preset that has the method's name: its published recipe.
     ``frozen_with_adapters``: prefixes of the head's parameters that stay frozen while adapters train. ``fixed``:
     prefixes of parameters, the encoder's under ``encoder.``, that train under no paradigm (a fixed table, a teacher).
     ``published``: the name of a published file that brings the head too, to be recommended; empty where there is none.
@@ -41,6 +57,9 @@ class Method(nn.Module, ABC):
     out among processes.
     """
 
+    options: ClassVar[type[MethodOptions]] = MethodOptions
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    upstream: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     frozen_with_adapters: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[str] = ""
@@ -51,10 +70,6 @@ class Method(nn.Module, ABC):
         super().__init__()
         blocks_of(encoder)
         self.encoder: Any = encoder
-
-    @abstractmethod
-    def forward(self, images: Tensor, **inputs: Tensor) -> MethodOutput:
-        """Loss for normalised images (b, c, h, w) and what ``sampler`` drew, batched; omitted inputs are drawn here."""
 
     def sampler(self) -> InputSampler | None:
         """What draws the inputs of one sample, None for a method that needs only the image."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from msip.errors import ModelError
 from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
 from pad.methods.base import Method, MethodOutput
 from pad.methods.patches import initialise_vit
-from pad.methods.teacher import FrozenTeacher
+from pad.methods.teacher import FrozenTeacher, TeacherOptions
 
 BETA = 2.0
 
@@ -25,6 +27,14 @@ class Distillation(Method):
         teacher_dim: width of the targets, where there is no teacher to ask.
     """
 
+    options = TeacherOptions
+    recipe = MappingProxyType({"beta2": 0.999, "clip_grad": 3.0})  # configs/pretrain/fd_pretrain__dino_vit_base
+    upstream = MappingProxyType(  # Feature-Distillation with a DINO teacher: lr 3e-4 for 512, 300 epochs, warm-up 10
+        {
+            **{"epochs": 300, "warmup_epochs": 10.0, "effective_batch": 2048, "blr": 1.5e-4},
+            "teacher": "timm:vit_base_patch14_dinov2.lvd142m",
+        }
+    )
     fixed = ("teacher.",)
 
     def __init__(self, encoder: nn.Module, *, teacher: FrozenTeacher | None = None, teacher_dim: int = 768) -> None:
@@ -37,14 +47,14 @@ class Distillation(Method):
         """MAE's start from scratch."""
         initialise_vit(self.encoder, grid_size(self.encoder))
 
-    def forward(self, images: Tensor, teacher: Tensor | None = None) -> MethodOutput:  # type: ignore[override]
+    def forward(self, images: Tensor, teacher: Tensor | None = None) -> MethodOutput:
         """Loss and projected tokens (b, 1 + patches, values), class token first; the mask hides nothing.
 
         ``teacher``: target tokens (b, 1 + patches, values) in place of the teacher's; images (b, c, h, w) normalised.
         """
         if teacher is None:
             if self.teacher is None:
-                raise ModelError("distillation needs a teacher, or its tokens; give --teacher NAME or FILE.")
+                raise ModelError("distillation needs a teacher, or its tokens; give `teacher`, a NAME or FILE.")
             teacher, _ = self.teacher(images)
         tokens = run_blocks(self.encoder, embed(self.encoder, images))
         prefix = self.encoder.num_prefix_tokens

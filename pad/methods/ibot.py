@@ -6,10 +6,12 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,7 +21,7 @@ from pad.data.views import MultiCrop
 from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import ENCODER, TEACHER
 from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
-from pad.methods.base import Method, MethodOutput
+from pad.methods.base import Method, MethodOptions, MethodOutput
 from pad.methods.patches import initialise_vit
 
 STUDENT_TEMPERATURE = 0.1
@@ -63,6 +65,16 @@ class Branch(nn.Module):
         return self.head(image), self.head(encoded[:, prefix:] if patches else encoded[:, :0])
 
 
+class IBOTOptions(MethodOptions):
+    """Options of ``--method ibot``."""
+
+    out_dim: int = Field(8192, description="Prototypes of the head.", ge=2)
+    local_crops: int = Field(10, description="Small crops of an image beside the two global ones.", ge=0)
+    local_size: int = Field(96, description="Side of the small crops, in pixels.", ge=16)
+    mask_ratio: float = Field(0.3, description="Share of hidden patches.", gt=0, lt=1)
+    ema: float = Field(0.996, description="Momentum of the teacher at the start; it ends at 1.", gt=0, le=1)
+
+
 class IBOT(Method):
     """Self-distillation of views, and of hidden patches, from a teacher that is the student's moving average.
 
@@ -79,6 +91,13 @@ class IBOT(Method):
         ModelError: an encoder whose tokens cannot be reached.
     """
 
+    options = IBOTOptions
+    recipe = MappingProxyType(  # bytedance/ibot main_ibot.py: AdamW (0.9, 0.999), clip 3, weight decay 0.04 to 0.4
+        {"beta2": 0.999, "clip_grad": 3.0, "weight_decay": 0.04, "weight_decay_end": 0.4}
+    )
+    upstream = MappingProxyType(  # its README: 1024 images, lr 5e-4 for 256, ten local crops, warm-up 10 epochs
+        {"epochs": 400, "warmup_epochs": 10.0, "effective_batch": 1024, "blr": 5e-4}
+    )
     can_be_sharded = False  # the teacher's tensors take the student's places in the blocks
 
     def __init__(
@@ -96,7 +115,7 @@ class IBOT(Method):
         patch = self.encoder.patch_embed.patch_size
         if local_crops and (local_size % patch[0] or local_size % patch[1]):
             local = max(1, round(local_size / patch[0])) * patch[0]
-            raise ModelError(f"--local-size {local_size} is no multiple of the patches, {patch[0]} px; choose {local}.")
+            raise ModelError(f"`local_size={local_size}` is no multiple of the patches, {patch[0]} px; choose {local}.")
         self.head = ProjectionHead(self.encoder.embed_dim, out_dim)
         self.mask_token = nn.Parameter(torch.zeros(self.encoder.embed_dim))
         self._views = MultiCrop(grid_size(encoder), local_crops, local_size, mask_ratio)
@@ -165,7 +184,7 @@ class IBOT(Method):
             total.zero_()
         self._seen = 0
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, global_views: Tensor, local_views: Tensor | None = None, masks: Tensor | None = None
     ) -> MethodOutput:
         """Loss for views (views, b, c, h, w), normalised; the prediction is the student's scores of the global ones.

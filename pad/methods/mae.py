@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pad.encoders.tokens import embed, run_blocks
 from pad.methods.base import MethodOutput
-from pad.methods.masked import MaskedAutoencoder
+from pad.methods.masked import DecoderOptions, MaskedAutoencoder
 from pad.methods.patches import patchify, unpatchify
+
+
+class MAEOptions(DecoderOptions):
+    """Options of ``--method mae``."""
+
+    norm_pix_loss: bool = Field(True, description="Normalise each target patch.")
 
 
 class MAE(MaskedAutoencoder):
@@ -33,6 +41,10 @@ class MAE(MaskedAutoencoder):
         ModelError: an encoder whose tokens cannot be reached, or options that make no sense.
     """
 
+    options = MAEOptions
+    upstream = MappingProxyType(  # facebookresearch/mae PRETRAIN.md: 800 epochs of 4096, blr 1.5e-4, warm-up 40
+        {"epochs": 800, "warmup_epochs": 40.0, "effective_batch": 4096, "blr": 1.5e-4}
+    )
     published = "mae_pretrain_vit_base_full.pth"
     paints = True
 
@@ -52,7 +64,7 @@ class MAE(MaskedAutoencoder):
         self.norm_pix_loss = norm_pix_loss
         self.set_prediction(self.patch[0] * self.patch[1] * self.in_chans)
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> MethodOutput:  # type: ignore[override]
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> MethodOutput:
         """Loss, predicted patches (b, patches, p * q * c) and mask (b, patches) for normalised images (b, c, h, w).
 
         ``noise`` (b, patches) decides the mask; drawn from torch's generator when omitted.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -15,10 +16,19 @@ from pad.adapters.attach import attach_adapters
 from pad.adapters.bottleneck import PadConfig
 from pad.encoders.layouts import ENCODER, Parts, adapter_config, from_pad_reference
 from pad.encoders.tokens import check_token_access, grid_size, patch_size
-from pad.methods.base import Method
+from pad.methods.base import Method, MethodOptions
 from pad.methods.patches import NoiseSampler, initialise_vit, sincos_pos_embed, xavier
 
 _norm_layer = partial(nn.LayerNorm, eps=1e-6)
+
+
+class DecoderOptions(MethodOptions):
+    """Mask and decoder; the reference's values by default."""
+
+    mask_ratio: float = Field(0.75, description="Share of hidden patches.", gt=0, lt=1)
+    decoder_embed_dim: int = Field(512, description="Width of the decoder.", ge=1)
+    decoder_depth: int = Field(8, description="Blocks of the decoder.", ge=1)
+    decoder_num_heads: int = Field(16, description="Attention heads of the decoder.", ge=1)
 
 
 class MaskedAutoencoder(Method):

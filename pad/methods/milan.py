@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from msip.errors import ModelError
 from pad.encoders.tokens import embed, run_blocks
 from pad.methods.base import MethodOutput
-from pad.methods.masked import MaskedAutoencoder
-from pad.methods.teacher import FrozenTeacher
+from pad.methods.masked import DecoderOptions, MaskedAutoencoder
+from pad.methods.teacher import FrozenTeacher, TeacherOptions
+
+
+class MILANOptions(DecoderOptions, TeacherOptions):
+    """Options of ``--method milan``."""
 
 
 class MILAN(MaskedAutoencoder):
@@ -35,6 +40,13 @@ class MILAN(MaskedAutoencoder):
         ModelError: an encoder whose tokens cannot be reached, or options that make no sense.
     """
 
+    options = MILANOptions
+    upstream = MappingProxyType(  # zejiangh/MILAN README: 400 epochs of 4096, blr 1.5e-4, warm-up 40, CLIP ViT-B/16
+        {
+            **{"epochs": 400, "warmup_epochs": 40.0, "effective_batch": 4096, "blr": 1.5e-4},
+            "teacher": "timm:vit_base_patch16_clip_quickgelu_224.openai",
+        }
+    )
     fixed = ("encoder.pos_embed", "teacher.")
     published = "milan_vit-base-p16_16xb256-amp-coslr-400e_in1k_20221129-180922e8.pth"  # of MMSelfSup
 
@@ -54,7 +66,7 @@ class MILAN(MaskedAutoencoder):
         self.set_prediction(teacher.width if teacher is not None else teacher_dim)
         self.teacher = teacher
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         images: Tensor,
         teacher: Tensor | None = None,
@@ -73,7 +85,7 @@ class MILAN(MaskedAutoencoder):
         """
         if teacher is None or (teacher_attention is None and order is None):
             if self.teacher is None:
-                raise ModelError("MILAN needs a teacher, or its tokens and attention; give --teacher NAME or FILE.")
+                raise ModelError("MILAN needs a teacher, or its tokens and attention; give `teacher`, a NAME or FILE.")
             teacher, teacher_attention = self.teacher(images)
         if order is None:
             order = draw_order(teacher_attention, noise)

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from msip.errors import ModelError, WeightsError
+from msip.files import absolute_if_there
 from pad.adapters.attach import blocks_of
 from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import create_encoder, load_encoder
 from pad.encoders.create import check_name
 from pad.encoders.tokens import check_token_access, embed, grid_size, patch_size, run_blocks
+from pad.methods.base import MethodOptions
 from pad.weights.files import read_weights
 
 _CLIP = {(768, 16): "vit_base_patch16", (768, 32): "vit_base_patch32", (1024, 14): "vit_large_patch14"}
+
+
+class TeacherOptions(MethodOptions):
+    """The frozen teacher of a method, and its view of the images."""
+
+    teacher: Annotated[str | None, BeforeValidator(absolute_if_there)] = Field(
+        None, description="Frozen teacher of milan and distil: timm's name, a file or a run."
+    )
+    teacher_normalisation: Literal["own", "infrared"] = Field(
+        "own",
+        description="What the teacher sees: own (its mean and std) or infrared (the student's, as MILAN's reference).",
+    )
 
 
 class FrozenTeacher(nn.Module):
@@ -108,7 +123,7 @@ def load_teacher(
     if path.exists():
         return FrozenTeacher(_from_file(path, grid), normalisation=normalisation)
     if not timm.is_model(name):
-        raise WeightsError(f"--teacher {source} is no file and no model of timm; give a path or e.g. {EXAMPLE}.")
+        raise WeightsError(f"`teacher={source}` is no file and no model of timm; give a path or e.g. {EXAMPLE}.")
     check_name(name)
     size = _size(name, grid)
     encoder, _ = create_encoder(name, init="timm" if weights else "random", image_size=size)
@@ -135,9 +150,9 @@ def _size(name: str, grid: tuple[int, int]) -> tuple[int, int]:
 def check_teacher(model: nn.Module) -> None:
     """Raise ``ModelError`` for a model that gives no tokens, or whose last block has no attention to look at."""
     last = blocks_of(model)[-1]
-    check_token_access(model, "--teacher")
+    check_token_access(model, "`teacher`")
     if not hasattr(getattr(last, "attn", None), "attn_drop"):
-        raise ModelError(f"--teacher: a {type(last).__name__} shows no attention; choose a plain ViT, e.g. {EXAMPLE}.")
+        raise ModelError(f"`teacher`: a {type(last).__name__} shows no attention; choose a plain ViT, e.g. {EXAMPLE}.")
 
 
 def _from_file(path: Path, grid: tuple[int, int]) -> nn.Module:

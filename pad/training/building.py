@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from msip.errors import RunError
 from pad.adapters.attach import attach_adapters, config_of, has_adapters
 from pad.adapters.bottleneck import PadConfig
-from pad.config.options import option
+from pad.config.options import explain, option, suggestion
 from pad.config.presets import PRESETS
-from pad.config.pretraining import RUN_FILE, PretrainConfig
+from pad.config.pretraining import RUN_FILE, PretrainConfig, over_preset
 from pad.encoders import LoadReport, create_encoder
 from pad.encoders.layouts import ENCODER
 from pad.encoders.stored import run_state
 from pad.encoders.tokens import grid_size
-from pad.methods import METHODS, Method
-from pad.methods.teacher import EXAMPLE, FrozenTeacher, load_teacher
+from pad.methods import MILAN, Method, methods
+from pad.methods.teacher import EXAMPLE, FrozenTeacher, TeacherOptions, load_teacher
 from pad.training.paradigms import PARADIGMS, prepare_encoder
 
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
-METHOD_OPTIONS = (
-    *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "teacher"),
-    *("out_dim", "local_crops", "local_size", "ema"),
-)
 ADAPTER_OPTIONS = ("down_size", "scale", "fusion", "blocks")
 
 
-def check_options(config: PretrainConfig, *, load: bool = True) -> None:
-    """Refuse names that are none, and options that do not go together; ``load`` as for ``build_method``.
+def complete(config: PretrainConfig, *, load: bool = True) -> PretrainConfig:
+    """Return the options of a run with all that its method adds: recipe, preset of its name, checked own options.
 
-    Raises ``RunError``.
+    ``load`` as for ``build_method``. Raises ``RunError`` for names that are none, and options that do not go together.
     """
-    method_class = METHODS.get(config.method)
-    if method_class is None:
-        raise RunError(f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}.")
-    taken = inspect.signature(method_class).parameters
-    preset = PRESETS.get(config.preset or "", {})
-    for name in METHOD_OPTIONS:
-        unused = preset.get(name, PretrainConfig.model_fields[name].default)  # as run.yaml then holds it
-        if name in config.explicit and name not in taken and getattr(config, name) != unused:
-            raise RunError(f"--method {config.method} has no {option(name)}; leave it out.")
+    known = methods()
+    upstream = config.preset if config.preset in known and config.preset not in PRESETS else None
+    if config.preset is not None and config.preset not in PRESETS and upstream is None:
+        raise RunError(f"`preset` is {config.preset!r}; choose one of {', '.join([*PRESETS, *known])}.")
+    name = upstream if upstream and "method" not in config.explicit else config.method
+    if name not in known:
+        raise RunError(f"there is no method {name!r}; choose one of {', '.join(known)}.")
     if config.paradigm not in PARADIGMS:
         raise RunError(f"there is no paradigm {config.paradigm!r}; choose one of {', '.join(PARADIGMS)}.")
     if load and config.preset == "pad-milan" and config.init is None and config.paradigm != "scratch":
         raise RunError(
-            "--preset pad-milan starts from MILAN's weights, which timm does not have; give --init FILE, e.g. "
-            f"MMSelfSup's {METHODS['milan'].published}, as in the paper."
+            "`preset=pad-milan` starts from MILAN's weights, which timm does not have; give `init`, a file, e.g. "
+            f"MMSelfSup's {MILAN.published}, as in the paper."
         )
+    given = {field: getattr(config, field) for field in config.model_fields_set - {"options"}} | config.options
+    preset = known[upstream].upstream if upstream else {}
+    values = {**known[name].recipe, **over_preset(preset, given), "method": name}
+    own = {option: values.pop(option) for option in list(values) if option not in PretrainConfig.model_fields}
+    try:
+        options = known[name].options(**_taken(own, name, config)).model_dump()
+    except ValidationError as error:
+        raise RunError(explain(error)) from None
+    return PretrainConfig(**values, options=options).asked_as(config)
+
+
+def _taken(own: dict[str, Any], method: str, config: PretrainConfig) -> dict[str, Any]:
+    """Return the options that ``method`` has; another method's may stand there with the value it has by default.
+
+    So they do in the ``run.yaml`` of version 0.1, and where a preset serves several methods. Raises ``RunError``.
+    """
+    everyones = [other.options.model_fields for other in methods().values()]
+    for name in sorted(own.keys() - methods()[method].options.model_fields.keys()):
+        defaults = [fields[name].default for fields in everyones if name in fields]
+        if not defaults:
+            known = set(PretrainConfig.model_fields).union(*everyones) - {"options"}
+            raise RunError(f"there is no option {name!r}{suggestion(name, known)}")
+        if name in config.explicit and own[name] not in [*defaults, PRESETS.get(config.preset or "", {}).get(name)]:
+            raise RunError(f"`method={method}` has no `{name}`; leave it out.")
+    return {name: value for name, value in own.items() if name in methods()[method].options.model_fields}
 
 
 def build_method(
@@ -58,14 +77,12 @@ def build_method(
 ) -> tuple[Method, dict[str, Any]]:
     """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
 
-    ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
+    ``config`` is complete; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
     """
-    check_options(config, load=load)
-    method_class = METHODS[config.method]
-    taken = inspect.signature(method_class).parameters
+    options = dict(config.options)
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
-    for source in (init, config.teacher) if load else ():
+    for source in (init, options.get("teacher")) if load else ():
         for sentence in run_state(source) if source else ():
             say(f"warning: {sentence}")
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
@@ -75,10 +92,10 @@ def build_method(
             _check_loaded_adapters(config, adapters, config_of(encoder), report.source, say)
         else:
             attach_adapters(encoder, adapters)
-    options = {name: getattr(config, name) for name in METHOD_OPTIONS if name in taken}
-    if "teacher" in taken:
-        options["teacher"] = _teacher(config, encoder, load=load)
-    method = method_class(encoder, **options)
+    if issubclass(methods()[config.method].options, TeacherOptions):
+        normalisation = options.pop("teacher_normalisation")
+        options["teacher"] = _teacher(config.method, options["teacher"], normalisation, encoder, load=load)
+    method = methods()[config.method](encoder, **options)
     weights: dict[str, Any] = {}
     if init == "random":
         method.initialise_encoder()
@@ -111,14 +128,12 @@ def as_built(config: PretrainConfig, encoder: Any) -> PretrainConfig:
     return config.model_copy(update={name: getattr(config_of(encoder), name) for name in ADAPTER_OPTIONS})
 
 
-def _teacher(config: PretrainConfig, encoder: Any, *, load: bool) -> FrozenTeacher:
-    if config.teacher is None:
+def _teacher(method: str, source: str | None, normalisation: str, encoder: Any, *, load: bool) -> FrozenTeacher:
+    if source is None:
         raise RunError(
-            f"--method {config.method} learns from a frozen teacher; give --teacher NAME (of timm, e.g. {EXAMPLE}) or "
-            "--teacher FILE."
+            f"`method={method}` learns from a frozen teacher; give `teacher`, a name of timm (e.g. {EXAMPLE}) or a file."
         )
-    grid, normalisation = grid_size(encoder), config.teacher_normalisation
-    return load_teacher(config.teacher, grid=grid, normalisation=normalisation, weights=load)
+    return load_teacher(source, grid=grid_size(encoder), normalisation=normalisation, weights=load)
 
 
 def init_of(config: PretrainConfig) -> str:
@@ -160,10 +175,10 @@ def _warn_of_decoder(
     if (
         report.norm_pix_loss is not None
         and hasattr(method, "norm_pix_loss")
-        and (report.norm_pix_loss != config.norm_pix_loss)
+        and (report.norm_pix_loss != config.options["norm_pix_loss"])
     ):
         learnt, flag = ("normalised", "") if report.norm_pix_loss else ("raw", "no-")
         say(
             f"warning: the decoder of {report.source} learnt to paint {learnt} pixels, this run has norm_pix_loss "
-            f"{'on' if config.norm_pix_loss else 'off'}; give --{flag}norm-pix-loss, or other weights."
+            f"{'on' if method.norm_pix_loss else 'off'}; give `norm_pix_loss` the other value, or other weights."
         )

@@ -45,7 +45,7 @@ from pad.methods import Method
 from pad.monitoring.cost import count_flops
 from pad.monitoring.monitor import plot_loss, read_metrics
 from pad.monitoring.report import REPORT, write_report
-from pad.training.building import as_built, build_method, init_of
+from pad.training.building import as_built, build_method, complete, init_of
 from pad.training.memory import Trial, find_batch_size
 from pad.training.paradigms import apply_paradigm
 from pad.training.processes import Ranks, process_group
@@ -113,6 +113,7 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
     stored, checkpoint = find_start(config, say)
     if stored:
         config = config.continued(stored["config"], free_options(checkpoint))
+    config = complete(config, load=checkpoint is None)
     if stored and checkpoint and (config.out / RESULT).is_file():
         say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
         if not (config.out / REPORT).is_file() and ranks.rank == 0:

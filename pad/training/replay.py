@@ -10,7 +10,7 @@ from pad.config.pretraining import PretrainConfig, read_run
 from pad.data.dataset import PretrainDataset
 from pad.data.index import ImageIndex
 from pad.machine import pick_device, uses_bf16
-from pad.training.building import build_method
+from pad.training.building import build_method, complete
 from pad.training.non_finite import Finding, StepFacts, find_non_finite
 from pad.training.paradigms import apply_paradigm
 from pad.training.parallel import Alone
@@ -27,7 +27,7 @@ def replay(run: Path, *, device: str = "auto") -> Finding:
     facts, stored = StepFacts.read(run), read_run(run)
     if stored is None:
         raise RunError(f"{run} holds no run.")
-    config = PretrainConfig(**stored["config"])
+    config = complete(PretrainConfig(**stored["config"]), load=False)
     checkpoint = read_checkpoint(run / FOLDER / f"step-{facts.step:08d}")
     where = pick_device(device)
     method, _ = build_method(config, lambda _: None, load=False)

@@ -62,7 +62,7 @@ def write_run(
     resolved = {"batch_size": plan.batch_size, "accumulate": plan.accumulate, "effective_batch": plan.effective_batch}
     where = {"device": device_name(device), "workers": workers, "versions": versions(), "git_commit": git_commit()}
     content: dict[str, Any] = {
-        "config": {**config.model_dump(mode="json"), **resolved, "resume": None, "init": init_of(config)},
+        "config": {**config.flat(), **resolved, "resume": None, "init": init_of(config)},
         "plan": {
             "lr": plan.lr,
             "steps": plan.steps,

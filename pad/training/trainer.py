@@ -128,7 +128,7 @@ class Trainer:
         """Open what is written while training, look at the start, and prepare the blocks."""
         main = self.ranks.rank == 0
         if main:
-            options, project = self.config.model_dump(mode="json"), self.config.wandb
+            options, project = self.config.flat(), self.config.wandb
             self._monitor = Monitor(
                 self.config.out, step=self.step, steps=self.plan.steps, wandb=project, config=options
             )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from msip.errors import MsipError
-from msip.plugins import load_plugins
+from msip.plugins import with_plugins
 from msip.radiometry.camera import CameraFormat
 from msip.radiometry.cameras.bmp import BMP
 from msip.radiometry.cameras.dji import DJI
@@ -34,12 +33,7 @@ HEAD = 64
 @cache
 def camera_formats() -> dict[str, CameraFormat]:
     """``FORMATS``, and before them those of installed packages. Raises ``MsipError`` for a broken entry point."""
-    own = load_plugins(ENTRY_POINTS, CameraFormat)
-    if taken := sorted(own.keys() & FORMATS.keys()):
-        raise MsipError(
-            f"the entry point {taken[0]!r} in the group {ENTRY_POINTS} is a format of msip's own; rename it."
-        )
-    return own | FORMATS
+    return with_plugins(ENTRY_POINTS, FORMATS, CameraFormat)
 
 
 @cache

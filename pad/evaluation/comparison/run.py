@@ -28,7 +28,7 @@ from pad.evaluation.comparison.file import RUN, Comparison, of_seed
 from pad.evaluation.comparison.leaks import Leaks, find_leaks
 from pad.evaluation.tasks.encoder import RANDOM, Mode, check_weights
 from pad.machine import pick_device
-from pad.training.building import check_options
+from pad.training.building import complete
 from pad.training.pretrain import pretrain, tell
 from pad.weights.checkpoints import newest_checkpoint
 
@@ -135,8 +135,7 @@ class Comparing:
         if start.startswith(RUN):
             options.pop("init")
             self._check_pretraining(start.removeprefix(RUN))
-        config = PretrainConfig(**options, out=self.runs / run)
-        check_options(config)
+        config = complete(PretrainConfig(**options, out=self.runs / run))
         check_name(config.model)
         open_data(config.data)
 

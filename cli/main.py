@@ -27,7 +27,7 @@ from .evaluate import evaluate
 from .inspect import inspect
 from .models import export_model, scale_maps
 from .output import show_log
-from .pretrain import pretrain, replay
+from .pretrain import PretrainCommand, pretrain, replay
 from .rois import export_crops, rois
 from .shard import shard
 from .sources import sources
@@ -98,7 +98,7 @@ COMMANDS = (
     replay,
 )
 for command in COMMANDS:
-    app.command(cls=Command)(command)
+    app.command(cls=PretrainCommand if command is pretrain else Command)(command)
 
 
 def main() -> NoReturn:

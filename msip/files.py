@@ -189,3 +189,8 @@ def local_path(place: str | Path) -> Path:
         f"{url} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
         "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
+
+
+def absolute_if_there(place: object) -> object:
+    """Return a path that exists as absolute text, so that it means the same from any folder; all else as it is."""
+    return str(Path(place).absolute()) if isinstance(place, str) and Path(place).exists() else place

@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def load_plugins(group: str, expected: type) -> dict[str, Any]:
-    """The objects that installed packages register under ``group`` (such as ``msip.cameras``), by entry point name.
+    """Return the objects that installed packages register under ``group`` (``msip.cameras``), by entry point name.
 
-    Raises ``MsipError``, naming the entry point, for one that cannot be imported or is neither an ``expected`` nor a subclass, and for a name
-    that two packages register.
+    Raises ``MsipError``, naming the entry point, for one that cannot be imported or is neither an ``expected`` nor a
+    subclass of it, and for a name that two packages register.
     """
     found: dict[str, Any] = {}
     for point in entry_points(group=group):

@@ -35,8 +35,8 @@ class MethodOutput:
 class MethodOptions(BaseModel):
     """A method's own options: names, types, defaults, limits, and help as ``description``.
 
-    ``msip pretrain`` offers each as an option (``mask_ratio`` is ``--mask-ratio``), a run's ``run.yaml`` keeps them, and
-    the method's constructor takes them by name. ``teacher`` and ``teacher_normalisation`` are ``TeacherOptions``.
+    ``msip pretrain`` offers each as an option (``mask_ratio`` is ``--mask-ratio``), ``run.yaml`` keeps them, and the
+    method's constructor takes them by name; instead of those of ``TeacherOptions`` it takes the teacher itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

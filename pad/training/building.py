@@ -131,7 +131,7 @@ def as_built(config: PretrainConfig, encoder: Any) -> PretrainConfig:
 def _teacher(method: str, source: str | None, normalisation: str, encoder: Any, *, load: bool) -> FrozenTeacher:
     if source is None:
         raise RunError(
-            f"`method={method}` learns from a frozen teacher; give `teacher`, a name of timm (e.g. {EXAMPLE}) or a file."
+            f"`method={method}` learns from a frozen teacher; give `teacher`, a file or timm's name, e.g. {EXAMPLE}."
         )
     return load_teacher(source, grid=grid_size(encoder), normalisation=normalisation, weights=load)
 
@@ -177,7 +177,7 @@ def _warn_of_decoder(
         and hasattr(method, "norm_pix_loss")
         and (report.norm_pix_loss != config.options["norm_pix_loss"])
     ):
-        learnt, flag = ("normalised", "") if report.norm_pix_loss else ("raw", "no-")
+        learnt = "normalised" if report.norm_pix_loss else "raw"
         say(
             f"warning: the decoder of {report.source} learnt to paint {learnt} pixels, this run has norm_pix_loss "
             f"{'on' if method.norm_pix_loss else 'off'}; give `norm_pix_loss` the other value, or other weights."

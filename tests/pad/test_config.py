@@ -7,6 +7,7 @@ from training_runs import config, make_manifest, train
 from msip.errors import ManifestError, ModelError, MsipError, RunError
 from pad.config.plan import make_plan
 from pad.config.pretraining import PretrainConfig, read_run
+from pad.training.building import complete
 
 
 def plan(images=178_756, device="cuda", world=1, **options):
@@ -16,9 +17,12 @@ def plan(images=178_756, device="cuda", world=1, **options):
 def test_paper_preset_is_the_papers_recipe():
     options = PretrainConfig(data="data", out="run", preset="pad-paper")
     assert (options.method, options.model, options.paradigm) == ("mae", "vit_base_patch16_224", "pad")
-    assert (options.epochs, options.warmup_epochs, options.blr, options.mask_ratio) == (100, 30, 1e-4, 0.75)
+    assert (options.epochs, options.warmup_epochs, options.blr) == (100, 30, 1e-4)
+    assert options.options == {"mask_ratio": 0.75}
     assert (options.scale, options.fusion, options.down_size, options.scale_freeze) == ("patchwise", "concat", 64, 0.6)
-    assert options.roi_p == 0.85 and options.weight_decay == 0.05 and options.norm_pix_loss
+    assert options.roi_p == 0.85 and options.weight_decay == 0.05
+    decoder = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16}
+    assert complete(options).options == {"mask_ratio": 0.75, "norm_pix_loss": True, **decoder}
     made = make_plan(options, 178_756, device="cuda")
     assert made.effective_batch == 4096 and made.batch_size * made.accumulate == 4096
     assert made.lr == pytest.approx(1.6e-3)
@@ -38,6 +42,23 @@ def test_explicit_options_win_over_the_preset():
     assert (options.epochs, options.blr) == (10, 1e-3)
     assert options.warmup_epochs == pytest.approx(3)  # the preset's share
     assert plan(preset="pad-paper", batch_size=64, accumulate=2).effective_batch == 128
+
+
+def test_a_methods_own_recipe_lies_under_its_preset_and_that_under_options():
+    plain = complete(PretrainConfig(data="data", out="run", method="ibot"))
+    assert (plain.beta2, plain.clip_grad, plain.weight_decay, plain.weight_decay_end) == (0.999, 3.0, 0.04, 0.4)
+    assert plain.options["mask_ratio"] == 0.3 and plain.epochs == 100
+    preset = complete(PretrainConfig(data="data", out="run", preset="ibot", epochs=40, clip_grad=1.0))
+    assert (preset.method, preset.effective_batch, preset.blr) == ("ibot", 1024, 5e-4)
+    assert (preset.epochs, preset.warmup_epochs, preset.clip_grad) == (40, pytest.approx(1), 1.0)
+    assert complete(preset) == preset and preset.explicit == {"data", "out", "preset", "epochs", "clip_grad"}
+
+
+def test_an_option_of_another_method_passes_only_with_its_default():
+    stored = {"data": "data", "out": "run", "method": "mae", "out_dim": 8192, "ema": 0.996, "teacher": None}
+    assert "out_dim" not in complete(PretrainConfig(**stored)).options  # as version 0.1 wrote every run.yaml
+    with pytest.raises(RunError, match="`method=mae` has no `out_dim`; leave it out"):
+        complete(PretrainConfig(**{**stored, "out_dim": 4096}))
 
 
 def test_preset_on_a_small_set_uses_what_there_is_and_says_so():
@@ -77,7 +98,7 @@ def test_yaml_lies_between_preset_and_options(tmp_path):
         ({"batch_size": "many"}, "--batch-size is 'many'"),
         ({"mask_ratio": 1.0}, "--mask-ratio"),
         ({"scale": "patch"}, "--scale is 'patch', but input should be 'fixed', 'learnable' or 'patchwise'"),
-        ({"preset": "paper"}, "--preset is 'paper'"),
+        ({"preset": "paper"}, "`preset` is 'paper'; choose one of pad-paper, pad-milan, mae"),
         ({"preset": ["paper"]}, "--preset"),
         ({"epochs": "x", "preset": "pad-paper"}, "--epochs is 'x'"),
         ({"device": "tpu"}, "--device is 'tpu'"),
@@ -87,7 +108,7 @@ def test_yaml_lies_between_preset_and_options(tmp_path):
 def test_wrong_options_are_one_sentence(options, words):
     required = {} if words.endswith("missing") else {"data": "d", "out": "run"}
     with pytest.raises(RunError) as error:
-        PretrainConfig(**required, **options)
+        complete(PretrainConfig(**required, **options))
     assert words in str(error.value)
     assert "\n" not in str(error.value) and str(error.value).endswith((".", "?")) and "?." not in str(error.value)
 
@@ -159,7 +180,7 @@ def stopped(data, tmp_path_factory):
         ({"model": "vit_huge_nope"}, ModelError, "vit_huge_nope"),
         ({"init": "nowhere.pth"}, MsipError, "nowhere.pth"),
         ({"data": "nowhere"}, ManifestError, "msip build"),
-        ({"method": "mae", "teacher": "clip"}, RunError, "has no --teacher"),
+        ({"method": "mae", "teacher": "clip"}, RunError, "has no `teacher`"),
         ({"exclude_flag": ["blank"], "batch_size": 24}, RunError, "has 23"),
     ],
 )

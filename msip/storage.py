@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
-from msip.files import sha256_bytes
+from msip.files import path_or_url, sha256_bytes
 
 Layout = Literal["folder", "webdataset", "raw"]
 Grey: TypeAlias = NDArray[np.uint8]
@@ -27,7 +27,7 @@ WHOLE_FILE = -1
 
 def is_url(path: str | Path) -> bool:
     """Whether fsspec is needed to read it."""
-    return "://" in str(path)
+    return isinstance(path_or_url(path), str)
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ class Storage:
     """
 
     def __init__(self, root: str | Path, layout: Layout = "folder") -> None:
-        self.root, self.layout = root if is_url(root) else Path(root), layout
+        self.root, self.layout = path_or_url(root), layout
         self._open: dict[str, Any] = {}
         self._process: int | None = os.getpid()
 
@@ -135,7 +135,7 @@ class Storage:
         if isinstance(self.root, Path):
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # of Windows, which would change line ends
             return _read_at(self._opened(path, lambda: os.open(Path(self.root) / path, flags)), length, offset)
-        files, root = self._opened("", lambda: filesystem(str(self.root)))
+        files, root = self._opened("", lambda: filesystem(self.root))
         end = None if length == WHOLE_FILE else offset + length
         data: bytes = files.cat_file(f"{root}/{path}", start=offset, end=end)
         return data
@@ -155,9 +155,9 @@ def _read_at(descriptor: int, length: int, offset: int) -> bytes:
     return os.read(descriptor, length)
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str | Path) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it."""
     import fsspec
 
-    files, root = fsspec.core.url_to_fs(url)
+    files, root = fsspec.core.url_to_fs(str(url))
     return files, root.rstrip("/")

@@ -1,5 +1,6 @@
 """What works on any system: the modules and calls that only Linux or Unix has are hidden, new processes are spawned."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,13 +90,10 @@ def elsewhere(tmp_path):
     def run(script, *arguments):
         file = tmp_path / "script.py"
         file.write_text(script)
-        import os
-
         paths = [str(tmp_path / "hide"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        done = subprocess.run(
-            [sys.executable, file, *arguments], capture_output=True, text=True, env=environment, check=False
-        )
+        command = [sys.executable, file, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         return done
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from msip.errors import MsipError, OutputError
-from msip.formatting import human_bytes as human_bytes  # noqa: PLC0414
 
 TEMPORARY_SUFFIX = ".msip-tmp"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+):/+")  # one letter is a drive of Windows

@@ -21,13 +21,12 @@ from msip.files import path_or_url, sha256_bytes
 Layout = Literal["folder", "webdataset", "raw"]
 Grey: TypeAlias = NDArray[np.uint8]
 
+INFRARED_MEAN, INFRARED_STD = 0.3801, 0.1871
+"""What grey values in 0 to 1 are normalised with (reference: ``msip_dataset.py``, three equal channels); how the
+reference's authors computed them over MSIP was never published."""
+
 WHOLE_FILE = -1
 """``length`` of an image that has a file of its own."""
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether fsspec is needed to read it."""
-    return isinstance(path_or_url(path), str)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_runs import HEIGHT, WIDTH, make_manifest
 
-from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
+from msip.crops import RoiCrop, cut, sample_key, sample_rng
 from msip.curation.measure import read_pixels
 from msip.errors import ManifestError
 from msip.manifest import Manifest
@@ -85,13 +85,13 @@ def test_manifest_without_images_is_refused(manifest, tmp_path):
 
 
 def test_sample_is_the_one_definition_of_crops(manifest, dataset):
-    """Box, then flip, then the method's inputs, from the sample's own generator; pixels of ``resize_crop``."""
+    """Box, then flip, then the method's inputs, from the sample's own generator; pixels of ``cut``."""
     flips = []
     for row in range(len(dataset)):
         sample = dataset[3, row]
         rng = sample_rng(7, 3, sample_key(dataset.index.image_id(row)))
         image = cv2.imread(str(manifest.path(row)), cv2.IMREAD_GRAYSCALE)
-        expected = resize_crop(image, RoiCrop(size=SIZE).box((WIDTH, HEIGHT), manifest.rois(row), rng), SIZE)
+        expected = cut(image, RoiCrop(size=SIZE).box((WIDTH, HEIGHT), manifest.rois(row), rng), SIZE)
         flips.append(rng.random() < 0.5)
         assert sample["image"].dtype == np.uint8 and sample["image"].shape == (1, SIZE, SIZE)
         assert np.array_equal(sample["image"][0], expected[:, ::-1] if flips[-1] else expected)

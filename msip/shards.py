@@ -268,45 +268,35 @@ class _Target:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One image to be sharded: the index's columns that are copied, and where it is now."""
-
-    columns: dict[str, Any]
-    path: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class _Job:
-    """One shard: its file name, what names its content, and its images."""
+    """One shard: its file name, what names its content, and its images, rows of the manifest."""
 
     root: Path
     target: _Target
     layout: ShardLayout
     name: str
     digest: str
-    images: list[_Image]
+    images: list[dict[str, Any]]
 
 
 def _plan(manifest: Manifest, target: _Target, layout: ShardLayout, most: int) -> Iterator[_Job]:
     """Consecutive images, as many as fit."""
     names = (*_COPIED, "path", "width", "height")
-    batch: list[_Image] = []
+    batch: list[dict[str, Any]] = []
     filled, number = 0, 0
 
     def job() -> _Job:
         content = hashlib.sha256(f"{_VERSION} {layout}".encode())
         for image in batch:
-            content.update(json.dumps([image.columns, image.width, image.height], sort_keys=True).encode())
+            copied = {name: image[name] for name in _COPIED}
+            content.update(json.dumps([copied, image["width"], image["height"]], sort_keys=True).encode())
         return _Job(
             manifest.root, target, layout, f"msip-{number:06d}.{_SUFFIX[layout]}", content.hexdigest(), list(batch)
         )
 
     for rows in manifest.table.select(names).to_batches(max_chunksize=4096):
-        for row in rows.to_pylist():
-            image = _Image({name: row[name] for name in _COPIED}, row["path"], row["width"], row["height"])
-            size = row["width"] * row["height"] if layout == "raw" else _size_in_tar(manifest.root / row["path"])
+        for image in rows.to_pylist():
+            size = image["width"] * image["height"] if layout == "raw" else _size_in_tar(manifest.root / image["path"])
             if batch and filled + size > most:
                 yield job()
                 batch, filled, number = [], 0, number + 1
@@ -332,14 +322,7 @@ def _write_shard(job: _Job) -> tuple[str, int]:
             places = write(job, file)
         size, digest = path.stat().st_size, sha256_file(path)
     rows = [
-        {
-            **image.columns,
-            "path": job.name,
-            "offset": offset,
-            "length": length,
-            "width": image.width,
-            "height": image.height,
-        }
+        {**image, "path": job.name, "offset": offset, "length": length}
         for image, (offset, length) in zip(job.images, places, strict=True)
     ]
     notes = {"plan": job.digest, "sha256": digest, "bytes": str(size)}
@@ -353,9 +336,10 @@ def _write_shard(job: _Job) -> tuple[str, int]:
 def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        pixels = decode_grey(np.frombuffer(stored_bytes(job.root / image.path, image.columns["sha256"]), np.uint8))
-        if pixels is None or pixels.shape != (image.height, image.width):
-            raise ManifestError(f"{job.root / image.path} is gone or unreadable; run the build again to restore it.")
+        path = job.root / image["path"]
+        pixels = decode_grey(np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8))
+        if pixels is None or pixels.shape != (image["height"], image["width"]):
+            raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.")
         places.append((file.tell(), pixels.size))
         file.write(pixels.tobytes())
     return places
@@ -364,10 +348,10 @@ def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
 def _write_tar(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        key, suffix = tar_key(image.columns["image_id"]), Path(image.path).suffix
-        data = stored_bytes(job.root / image.path, image.columns["sha256"])
-        record = {**image.columns, "width": image.width, "height": image.height}
-        places.append((add_tar_member(file, key + suffix, data), len(data)))
+        key, path = tar_key(image["image_id"]), job.root / image["path"]
+        data = stored_bytes(path, image["sha256"])
+        record = {name: value for name, value in image.items() if name != "path"}
+        places.append((add_tar_member(file, key + path.suffix, data), len(data)))
         add_tar_member(file, key + ".json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
     end_tar(file)
     return places
@@ -414,11 +398,15 @@ def _summary(
     notes: Sequence[pa.Table],
     jobs: Sequence[_Job],
 ) -> dict[str, Any]:
-    files = []
-    for job, note in zip(jobs, notes, strict=True):
-        facts = note.schema.metadata
-        entry = {"file": job.name, "images": note.num_rows}
-        files.append({**entry, "bytes": int(facts[b"bytes"]), "sha256": facts[b"sha256"].decode()})
+    files = [
+        {
+            "file": job.name,
+            "images": note.num_rows,
+            "bytes": int(note.schema.metadata[b"bytes"]),
+            "sha256": note.schema.metadata[b"sha256"].decode(),
+        }
+        for job, note in zip(jobs, notes, strict=True)
+    ]
     return {
         "version": _VERSION,
         "layout": layout,

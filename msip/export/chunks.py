@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,10 @@ CHUNK_SCHEMA = pa.schema(
         pa.field("boxes", pa.list_(_BOX)),  # proposals in the crop, in its pixels
     ]
 )
+
+
+_OfImage: TypeAlias = tuple[dict[str, Any], list[Crop], list[dict[str, Any]]]
+"""An image's row of the manifest, its crops, and what is noted about each."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def remove_chunk(to: Path, note: Path) -> None:
     """Remove the crops of a chunk of an earlier export, then its note."""
     table = read_note(note)
     if table is not None:
-        paths = {to / (shard or file) for file, shard in zip(*_columns(table, "file", "shard"), strict=True)}
+        paths = {to / (row["shard"] or row["file"]) for row in table.select(["file", "shard"]).to_pylist()}
         for path in paths:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in paths} - {to}:
@@ -175,64 +179,58 @@ def write_chunk(chunk: Chunk) -> tuple[str, int]:
     """Write the crops of one chunk; returns its name and its number of images."""
     with pa.ipc.open_stream(chunk.images) as reader:
         manifest = Manifest(reader.read_all(), chunk.root)
-    crops = [list(_crops(chunk, manifest, row)) for row in range(len(manifest))]
-    rows = [[_row(chunk, manifest, row, crop) for crop in of_image] for row, of_image in enumerate(crops)]
-    _write_note(chunk, rows, -1)
-    size = (_write_tar if chunk.shard else _write_files)(chunk, manifest, crops, rows)
-    _write_note(chunk, rows, size)
+    found = list(_crops(chunk, manifest))
+    _write_note(chunk, found, -1)
+    size = (_write_tar if chunk.shard else _write_files)(chunk, found)
+    _write_note(chunk, found, size)
     return chunk.name, len(manifest)
 
 
-def _crops(chunk: Chunk, manifest: Manifest, row: int) -> Iterator[Crop]:
-    image_id, width, height = (manifest.table.column(name)[row].as_py() for name in ("image_id", "width", "height"))
-    return chunk.recipe.crops(image_id, (width, height), manifest.rois(row))
+def _crops(chunk: Chunk, manifest: Manifest) -> Iterator[_OfImage]:
+    for row, image in enumerate(manifest.table.drop_columns("rois").to_pylist()):
+        size = image["width"], image["height"]
+        crops = list(chunk.recipe.crops(image["image_id"], size, manifest.rois(row)))
+        yield image, crops, [_record(chunk, image, crop) for crop in crops]
 
 
-def _row(chunk: Chunk, manifest: Manifest, row: int, crop: Crop) -> dict[str, Any]:
-    columns = ("image_id", "source", "split", "licence", "sha256", "transform")
-    image_id, source, split, licence, sha256, transform = (manifest.table.column(n)[row].as_py() for n in columns)
-    key = tar_key(image_id) if chunk.shard else image_id
+def _record(chunk: Chunk, image: dict[str, Any], crop: Crop) -> dict[str, Any]:
+    key = tar_key(image["image_id"]) if chunk.shard else image["image_id"]
     drawn = {"size": crop.side, "flip": int(crop.flip), "seed": chunk.recipe.seed, "epoch": chunk.recipe.epoch}
     return {
         "file": f"{key}_{crop.view}.png",
         "shard": chunk.shard,
-        "image_id": image_id,
         "mode": chunk.recipe.mode,
         "view": crop.view,
         **dict(zip(ROI_FIELDS[:4], crop.box, strict=True)),
         **({f"roi_{name}": value for name, value in zip(ROI_FIELDS, crop.roi, strict=True)} if crop.roi else drawn),
         **dict(zip(("crop_width", "crop_height"), crop.size, strict=True)),
-        "source": source,
-        "split": split,
-        "licence": licence,
-        "image_sha256": sha256,
-        "transform": "; ".join(step for step in (transform, crop.steps) if step),
+        **{name: image[name] for name in ("image_id", "source", "split", "licence")},
+        "image_sha256": image["sha256"],
+        "transform": "; ".join(step for step in (image["transform"], crop.steps) if step),
         "boxes": [dict(zip(ROI_FIELDS, box, strict=True)) for box in crop.boxes],
     }
 
 
-def _write_note(chunk: Chunk, rows: list[list[dict[str, Any]]], size: int) -> None:
-    with_crops = sum(1 for of_image in rows if of_image)
-    notes = {"digest": chunk.digest, "images": str(len(rows)), "with_crops": str(with_crops), "bytes": str(size)}
-    flat = [row for of_image in rows for row in of_image]
+def _write_note(chunk: Chunk, found: list[_OfImage], size: int) -> None:
+    with_crops = sum(1 for _, crops, _ in found if crops)
+    notes = {"digest": chunk.digest, "images": str(len(found)), "with_crops": str(with_crops), "bytes": str(size)}
+    records = [record for *_, of_image in found for record in of_image]
     with atomic_path(chunk.note, sync=False) as temporary:
-        table = pa.Table.from_pylist(flat, schema=CHUNK_SCHEMA.with_metadata(notes))
+        table = pa.Table.from_pylist(records, schema=CHUNK_SCHEMA.with_metadata(notes))
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def _write_files(chunk: Chunk, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
-    size = 0
-    for record, data in _encoded(chunk, manifest, crops, rows):
+def _write_files(chunk: Chunk, found: list[_OfImage]) -> int:
+    for record, data in _encoded(chunk, found):
         write_bytes(chunk.to / record["file"], data, sync=False)
         record |= {"offset": 0, "length": len(data)}
-        size += len(data)
-    return size
+    return sum(record["length"] for *_, records in found for record in records)
 
 
-def _write_tar(chunk: Chunk, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
+def _write_tar(chunk: Chunk, found: list[_OfImage]) -> int:
     with atomic_path(chunk.to / str(chunk.shard)) as temporary:
         with temporary.open("wb") as file:
-            for record, data in _encoded(chunk, manifest, crops, rows):
+            for record, data in _encoded(chunk, found):
                 text = json.dumps(_provenance(record), ensure_ascii=False, sort_keys=True)
                 record |= {"offset": add_tar_member(file, record["file"], data), "length": len(data)}
                 add_tar_member(file, record["file"].removesuffix(".png") + ".json", text.encode())
@@ -240,15 +238,12 @@ def _write_tar(chunk: Chunk, manifest: Manifest, crops: list[list[Crop]], rows: 
         return temporary.stat().st_size
 
 
-def _encoded(
-    chunk: Chunk, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _encoded(chunk: Chunk, found: list[_OfImage]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each crop's record, and its PNG; an image without crops is not read."""
-    for row, of_image in enumerate(crops):
-        if of_image:
-            image = _read_image(chunk, manifest, row)
-            for crop, record in zip(of_image, rows[row], strict=True):
-                yield record, encode_png(crop.pixels(image))
+    for image, crops, records in found:
+        if crops:
+            pixels = _read_image(chunk, image)
+            yield from ((record, encode_png(crop.pixels(pixels))) for crop, record in zip(crops, records, strict=True))
 
 
 def _provenance(record: dict[str, Any]) -> dict[str, Any]:
@@ -256,18 +251,12 @@ def _provenance(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("file", "shard") and value is not None}
 
 
-def _read_image(chunk: Chunk, manifest: Manifest, row: int) -> NDArray[np.uint8]:
+def _read_image(chunk: Chunk, image: dict[str, Any]) -> NDArray[np.uint8]:
     """One channel for training crops, as the trainer reads it; a proposal is shown as it was found."""
-    columns = ("channels", "width", "height", "sha256")
-    channels, width, height, sha256 = (manifest.table.column(name)[row].as_py() for name in columns)
-    path = manifest.path(row)
+    path = chunk.root / image["path"]
     # OpenCV decodes what is left of a file that was cut off, so the size alone tells nothing.
-    data = np.frombuffer(stored_bytes(path, sha256), np.uint8)
-    image = decode_image(data, 1 if chunk.recipe.mode == "training" else channels)
-    if image is None or image.shape[:2] != (height, width):
+    data = np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8)
+    pixels = decode_image(data, 1 if chunk.recipe.mode == "training" else image["channels"])
+    if pixels is None or pixels.shape[:2] != (image["height"], image["width"]):
         raise ManifestError(f"{path} cannot be decoded as the manifest says; delete it and run the build again.")
-    return image
-
-
-def _columns(table: pa.Table, *names: str) -> Iterator[list[Any]]:
-    return (table.column(name).to_pylist() for name in names)
+    return pixels

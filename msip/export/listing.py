@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -15,6 +14,7 @@ from msip.export.chunks import CHUNK_SCHEMA, CropFormat
 from msip.files import atomic_path, write_bytes
 from msip.manifest import ROI_FIELDS
 from msip.pictures import contact_sheet, encode_png
+from msip.sampling import evenly_spread
 from msip.storage import WHOLE_FILE, Storage
 
 TABLE_NAME = "crops.csv"
@@ -104,7 +104,7 @@ def write_sheet(to: Path, chunks: Chunks, fmt: CropFormat, crops: int) -> None:
 
 
 def _spread(chunks: Chunks, crops: int) -> Iterator[dict[str, Any]]:
-    chosen = np.unique(np.linspace(0, crops - 1, _SHEET_CROPS).astype(int))
+    chosen = evenly_spread(crops, _SHEET_CROPS)
     first = 0
     for chunk in chunks():
         here = chosen[(chosen >= first) & (chosen < first + len(chunk))] - first
@@ -113,6 +113,5 @@ def _spread(chunks: Chunks, crops: int) -> Iterator[dict[str, Any]]:
 
 
 def _read_crop(storage: Storage, place: dict[str, Any]) -> Any:
-    if place["shard"] is None:
-        return storage.read_grey(place["file"], 0, WHOLE_FILE, (0, 0))
-    return storage.read_grey(place["shard"], place["offset"], place["length"], (0, 0))
+    length = WHOLE_FILE if place["shard"] is None else place["length"]
+    return storage.read_grey(place["shard"] or place["file"], place["offset"], length, (0, 0))

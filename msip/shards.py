@@ -31,7 +31,7 @@ from msip.errors import ManifestError, OutputError
 from msip.files import atomic_path, make_output_folder, path_or_url, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags, unmatched_flags
 from msip.progress import Progress, silent
-from msip.storage import Storage, decode_grey, filesystem, stored_bytes
+from msip.storage import Storage, decode_image, filesystem, stored_bytes
 from msip.subsets import select_subset
 from msip.trees import remote_errors
 
@@ -337,7 +337,7 @@ def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
         path = job.root / image["path"]
-        pixels = decode_grey(np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8))
+        pixels = decode_image(np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8))
         if pixels is None or pixels.shape != (image["height"], image["width"]):
             raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.")
         places.append((file.tell(), pixels.size))

@@ -40,19 +40,11 @@ def quiet_cv2() -> Iterator[None]:
         log.setLogLevel(level)
 
 
-def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
-    """One encoded image as uint8 (h, w), or ``None`` if it cannot be decoded.
-
-    Colour becomes luma; three equal channels give the channel.
-    """
-    return decode_image(data, 1)
-
-
-def decode_image(data: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | None:
+def decode_image(data: NDArray[np.uint8], channels: int = 1) -> NDArray[np.uint8] | None:
     """One encoded image as the reference's ``cv2.imread`` gives it, or ``None`` if it cannot be decoded.
 
-    One channel (h, w) where the file has one, BGR (h, w, 3) otherwise. Turned as stored: a manifest's sizes and RoIs
-    are of the stored pixels, whatever an EXIF tag says.
+    One channel (h, w): colour becomes luma, three equal channels give the channel. More ``channels``: BGR (h, w, 3).
+    Turned as stored: a manifest's sizes and RoIs are of the stored pixels, whatever an EXIF tag says.
     """
     if data.size == 0:
         return None
@@ -65,12 +57,7 @@ def decode_image(data: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | 
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def read_grey(path: Path) -> Grey | None:
-    """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded; see ``decode_grey``."""
-    return read_image(path, 1)
-
-
-def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
+def read_image(path: Path, channels: int = 1) -> NDArray[np.uint8] | None:
     """The stored image, or ``None`` if it is absent or cannot be decoded; see ``decode_image``."""
     try:
         return decode_image(np.fromfile(path, np.uint8), channels)
@@ -118,8 +105,8 @@ class Storage:
                 pixels = self._pixels(path, offset, length)
                 return pixels.reshape(size[1], size[0]) if pixels.size == size[0] * size[1] else None
             if isinstance(self.root, Path) and length == WHOLE_FILE:
-                return read_grey(self.root / path)
-            return decode_grey(np.frombuffer(self._bytes(path, offset, length), np.uint8))
+                return read_image(self.root / path)
+            return decode_image(np.frombuffer(self._bytes(path, offset, length), np.uint8))
         except (OSError, ValueError):
             return None
 

@@ -6,6 +6,7 @@ import io
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from msip.archives.formats import sniff
@@ -18,19 +19,11 @@ _ZIP_VOLUME = re.compile(r"(?P<head>.*\.z)(?P<number>\d{2,})", re.IGNORECASE)  #
 _OLD_RAR = re.compile(r"(?P<head>.*\.)r(?P<number>\d{2,})", re.IGNORECASE)  # x.rar, x.r00 ...
 
 
-class Joined(io.RawIOBase):
-    """Several files read as one, seekable, opened one at a time."""
+class Seekable(io.RawIOBase):
+    """A stream of known ``size`` in bytes that is read from any ``position``."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.starts = [0]
-        for path in self.paths:
-            self.starts.append(self.starts[-1] + path.stat().st_size)
-        self.size = self.starts[-1]
-        self.position = 0
-        self.furthest = 0
-        self._index = -1
-        self._file: io.FileIO | None = None
+    size: int
+    position = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -39,6 +32,30 @@ class Joined(io.RawIOBase):
     def seekable(self) -> bool:
         """It is."""
         return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As any file's."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise ValueError("negative seek position")
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        """The position in the whole."""
+        return self.position
+
+
+class Joined(Seekable):
+    """Several files read as one, seekable, opened one at a time."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.starts = [0, *accumulate(path.stat().st_size for path in self.paths)]
+        self.size = self.starts[-1]
+        self.furthest = 0
+        self._index = -1
+        self._file: io.FileIO | None = None
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Read from the current part; fewer bytes at its end."""
@@ -54,18 +71,6 @@ class Joined(io.RawIOBase):
         self.position += count
         self.furthest = max(self.furthest, self.position)
         return count
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As any file's."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        if base + offset < 0:
-            raise ValueError("negative seek position")
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        """The position in the whole."""
-        return self.position
 
     def close(self) -> None:
         """Close the open part."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
-from msip.archives.volumes import Joined
+from msip.archives.volumes import Joined, Seekable
 from msip.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")
@@ -181,22 +181,11 @@ def _absolute(file: io.BufferedIOBase | io.BufferedReader, disk: int, offset: in
     return starts[disk] + offset
 
 
-class _Overlay(io.RawIOBase):
+class _Overlay(Seekable):
     """A file whose end, from ``cut`` on, is replaced by ``tail``."""
 
     def __init__(self, raw: Joined, cut: int, tail: bytes) -> None:
-        self.raw, self.cut, self.tail, self.position = raw, cut, tail, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.cut + len(self.tail)}[whence]
-        self.position = max(0, base + offset)
-        return self.position
+        self.raw, self.cut, self.tail, self.size = raw, cut, tail, cut + len(tail)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self.position >= self.cut:

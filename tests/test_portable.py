@@ -31,9 +31,11 @@ if multiprocessing.get_start_method(allow_none=True) is None:
 """Runs at the start of every process, before any import of ours."""
 
 IMPORT_ALL = """
-import importlib, pkgutil, msip
-for module in pkgutil.walk_packages(msip.__path__, "msip."):
-    importlib.import_module(module.name)
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, f"{sys.argv[1]}."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 """
 
 BUILD = """
@@ -112,8 +114,9 @@ def frames(tmp_path):
     return folder
 
 
-def test_every_module_is_imported(elsewhere):
-    elsewhere(IMPORT_ALL)
+@pytest.mark.parametrize("package", ["msip", "msip_cli", pytest.param("pad", marks=pytest.mark.slow)])
+def test_every_module_is_imported(elsewhere, package):
+    elsewhere(IMPORT_ALL, package)
 
 
 def test_a_folder_is_built_and_verified(elsewhere, frames, tmp_path):

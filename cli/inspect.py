@@ -54,7 +54,6 @@ def inspect(
         _pull(msip.pull_tags(out), out, as_json)
         return
     if not no_launch:
-        msip.Manifest.read(out)
         check_port(address, port)
     with StageBars(quiet=as_json) as bars:
         result = msip.inspect(

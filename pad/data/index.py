@@ -10,16 +10,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
-from msip.files import atomic_path
+from msip.files import atomic_path, path_or_url
 from msip.manifest import Manifest
 from msip.shards import Shards, is_shards
-from msip.storage import WHOLE_FILE, Layout, Storage, is_url
+from msip.storage import WHOLE_FILE, Layout, Storage
 from msip.trees import remote_errors
 
 
 def open_data(path: str | Path) -> Manifest | Shards:
     """What there is to train on: a build, or shards of one (a folder or URL). Raises ``MsipError``."""
-    if is_url(path):
+    if isinstance(path_or_url(path), str):
         with remote_errors(path):
             return Shards.read(path)
     return Shards.read(path) if is_shards(path) else Manifest.read(path)

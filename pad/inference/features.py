@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msip.manifest import Manifest
 from msip.resize import resize
-from msip.storage import read_grey
+from msip.storage import read_image
 from pad.data.grey import normalise
 from pad.encoders import load_encoder
 from pad.encoders.tokens import grid_size, patch_size
@@ -56,5 +56,5 @@ def image_features(
 
 
 def _read(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    image = read_grey(manifest.path(row))
+    image = read_image(manifest.path(row))
     return None if image is None else resize(image, (size[1], size[0]))

@@ -7,9 +7,10 @@ import torch
 from method_contract import backbone
 from training_runs import config, make_manifest, quiet
 
+from msip.formatting import human_duration
 from pad.config.pretraining import read_run
 from pad.methods import MAE, SimMIM
-from pad.monitoring.cost import TERA, Estimate, Speed, count_flops, duration, peak_tflops
+from pad.monitoring.cost import TERA, Estimate, Speed, count_flops, peak_tflops
 from pad.monitoring.monitor import read_metrics
 from pad.training.paradigms import apply_paradigm
 from pad.training.pretrain import pretrain
@@ -93,7 +94,7 @@ def test_utilisation_is_the_share_of_the_peak():
     [(41.6, "42 s"), (249.7, "4 min 10 s"), (3 * 3600 + 299, "3 h 05 min"), (52 * 3600 + 60, "2 d 4 h")],
 )
 def test_durations_are_for_people(seconds, text):
-    assert duration(seconds) == text
+    assert human_duration(seconds) == text
 
 
 def test_estimate_is_the_slower_part_or_both():

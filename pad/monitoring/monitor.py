@@ -72,10 +72,6 @@ class Monitor:
             f"loss {metrics['loss']:.4f}, {speed:.1f} img/s, data wait {wait:.0f} %{used}", refresh=False
         )
 
-    def say(self, message: str) -> None:
-        """A line for the user that does not break the progress bar."""
-        tqdm.write(message, file=sys.stderr)
-
     def panel(self, step: int, picture: NDArray[np.uint8]) -> None:
         """Keep one reconstruction panel, uint8 (h, w)."""
         write_bytes(self.run / "panels" / f"step-{step:08d}.png", encode_png(picture), sync=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pad.data.dataset import PretrainDataset
 from pad.training.blocks import BlockCalls
 from pad.training.parallel import Alone
 from pad.training.step import Step
+
+_log = logging.getLogger(__name__)
 
 HEADROOM = 0.92
 """Share of the memory that a trial may use: the allocator's fragments, and the communication of several processes."""
@@ -46,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None], say: Callable[[str], None]) -> int:
+def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None]) -> int:
     """The largest of ``sizes`` whose ``trial`` does not run out of memory.
 
     Raises ``RunError`` if not even the smallest does.
@@ -70,7 +73,7 @@ def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None], say: Cal
             f"a pass of {sizes[0]} does not fit in the GPU's memory; give --recompute, a smaller "
             "--model or --image-size, or --parallel fsdp on several GPUs."
         )
-    say(f"--batch-size auto: {found} ({', '.join(tried)}).")
+    _log.info(f"`batch_size=auto`: {found} ({', '.join(tried)}).")
     return found
 
 
@@ -102,7 +105,7 @@ class Trial:
         moments = [torch.empty_like(tensor) for tensor in held for _ in range(2) if tensor not in self.optimizer.state]
         self.method.train()
         try:
-            with BlockCalls(self.method, compiled=False, recomputed=self.config.recompute, say=print):
+            with BlockCalls(self.method, compiled=False, recomputed=self.config.recompute):
                 for _ in range(2):  # the second pass finds gradients in place
                     self._step.backward(default_collate([self._sample] * size), 0)
             if torch.cuda.max_memory_reserved(self.device) > self._most:

@@ -30,7 +30,7 @@ def replay(run: Path, *, device: str = "auto") -> Finding:
     config = PretrainConfig(**stored["config"])
     checkpoint = read_checkpoint(run / FOLDER / f"step-{facts.step:08d}")
     where = pick_device(device)
-    method, _ = build_method(config, lambda _: None, load=False)
+    method, _ = build_method(config, load=False)
     groups = apply_paradigm(method, config.paradigm)
     method.load_state_dict(checkpoint.model)
     method = method.to(where)

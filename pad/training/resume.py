@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from pad.config.pretraining import FREE_AFTER_NON_FINITE, FREE_ON_RESUME, RUN_FI
 from pad.training.non_finite import NON_FINITE, StepFacts
 from pad.weights.checkpoints import FOLDER, STATE, Checkpoint, list_checkpoints, newest_checkpoint, read_checkpoint
 
+_log = logging.getLogger(__name__)
 
-def find_start(config: PretrainConfig, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, Checkpoint | None]:
+
+def find_start(config: PretrainConfig) -> tuple[dict[str, Any] | None, Checkpoint | None]:
     """(run.yaml, checkpoint) to continue from; either is ``None`` where there is none yet. Raises ``RunError``."""
     existing = list_checkpoints(config.out)
     if config.resume is None:
@@ -26,7 +28,7 @@ def find_start(config: PretrainConfig, say: Callable[[str], None]) -> tuple[dict
     if config.resume == "auto":
         checkpoint, warnings = newest_checkpoint(config.out)
         for warning in warnings:
-            say(f"warning: {warning} The one before it is used.")
+            _log.warning(f"{warning} The one before it is used.")
         return read_run(config.out), checkpoint
     return _named_start(config, Path(config.resume), existing)
 

@@ -8,6 +8,7 @@ Schedule and optimizer: MAE's (facebookresearch/mae ``engine_pretrain.py``, ``ut
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -40,6 +41,8 @@ from pad.training.parallel import Alone, Replicated, Sharded
 from pad.training.processes import Ranks, Stop
 from pad.training.step import Step, lr_at, schedule
 from pad.weights.checkpoints import FOLDER, Checkpoint, save_checkpoint, write_frozen
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -146,14 +149,8 @@ class Trainer:
             self._draw()
         compiled = self.device.type == "cuda" if self.config.compile is None else self.config.compile
         explicit = self.device.type == "cpu" and self._on_device.bf16
-        self._calls = BlockCalls(
-            self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say, explicit=explicit
-        )
+        self._calls = BlockCalls(self.method, compiled=compiled, recomputed=self.config.recompute, explicit=explicit)
         stack.enter_context(self._calls)
-
-    def _say(self, message: str) -> None:
-        if self._monitor:
-            self._monitor.say(message)
 
     def _loop(self, stop: Stop) -> int:
         if self.step == self.plan.steps:  # a run that was killed between its last step and its export
@@ -192,7 +189,7 @@ class Trainer:
             reading = self._watch.panels.seconds_per_image * self.plan.effective_batch / readers
             steps, compute = self.plan.steps - self.step, seconds * self.plan.accumulate
             self.estimate = Estimate(steps, compute, reading, together=self.workers > 0)
-            self._say(self.estimate.sentence())
+            _log.info(self.estimate.sentence())
         return itertools.chain((first,), batches)
 
     def _loader(self) -> DataLoader[dict[str, Any]]:
@@ -258,7 +255,7 @@ class Trainer:
         for row in sorted(rows - self.unreadable):
             self.unreadable.add(row)
             name = self.dataset.index.relative_path(row)
-            self._say(f"warning: {name} cannot be read; another image takes its place.")
+            _log.warning(f"{name} cannot be read; another image takes its place.")
 
     def _gather(self) -> None:
         """Bring together what each process has seen alone: all have the mean loss and every unreadable image."""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from method_contract import backbone
-from training_runs import config, make_manifest, quiet
+from training_runs import config, heard, make_manifest
 
 from msip.formatting import human_duration
 from pad.config.pretraining import read_run
@@ -105,10 +105,11 @@ def test_estimate_is_the_slower_part_or_both():
     assert "10 steps to go, about 7 s" in alone.sentence() and "reading 0.2 s more" in alone.sentence()
 
 
-def test_a_run_says_its_cost_before_and_while_it_runs(tmp_path, capsys):
+def test_a_run_says_its_cost_before_and_while_it_runs(tmp_path):
     data = make_manifest(tmp_path / "data").root
-    result = pretrain(config(data, tmp_path / "run"), say=quiet)
-    assert "9 steps to go, about" in capsys.readouterr().err
+    with heard() as said:
+        result = pretrain(config(data, tmp_path / "run"))
+    assert any(line.startswith("9 steps to go, about") for line in said)
     assert result.estimated_s is not None
     flops = read_run(tmp_path / "run")["flops_per_image"]
     assert flops > 1e6

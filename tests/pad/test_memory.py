@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_trainer import trainer_of
-from training_runs import config, make_manifest, train
+from training_runs import config, heard, make_manifest, train
 
 from msip.errors import RunError
 from pad.config.plan import batch_sizes, make_plan
@@ -29,18 +29,18 @@ def test_the_largest_divisor_that_fits_is_found_in_few_trials(limit, share):
 
 
 def test_found_size_is_said_with_what_was_tried():
-    said = []
 
     def trial(size):
         if size > 96:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert find_batch_size(batch_sizes(4096), trial, said.append) == 64
+    with heard() as said:
+        assert find_batch_size(batch_sizes(4096), trial) == 64
     assert "64" in said[0] and "128 too many" in said[0]
     with pytest.raises(RunError, match="--recompute"):
-        find_batch_size([128, 256], trial, said.append)
+        find_batch_size([128, 256], trial)
     with pytest.raises(RuntimeError, match="a bug"):
-        find_batch_size([1], lambda size: (_ for _ in ()).throw(RuntimeError("a bug")), said.append)
+        find_batch_size([1], lambda size: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_auto_splits_the_step_and_never_changes_it():

@@ -15,7 +15,7 @@ from pad.config.plan import Plan
 from pad.config.pretraining import PretrainConfig
 from pad.data.dataset import PretrainDataset
 from pad.training.blocks import BlockCalls
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Trial:
     ) -> None:
         self.method, self.optimizer, self.config = method, optimizer, config
         self.device: torch.device = next(method.parameters()).device
-        self._step = Step(Alone(method, optimizer, self.device), bf16=bf16)
+        self._step = Step(SingleProcess(method, optimizer, self.device), bf16=bf16)
         self._sample = next(s for s in (dataset[0, row] for row in range(len(dataset))) if s["used"] >= 0)
         self._most = HEADROOM * sum(self._memory())
 

@@ -18,7 +18,7 @@ from pad.config.plan import Plan
 from pad.config.pretraining import PretrainConfig
 from pad.data.dataset import PretrainDataset
 from pad.data.loader import epoch_order
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step
 from pad.weights.checkpoints import list_checkpoints
 
@@ -113,7 +113,9 @@ def advice(config: PretrainConfig, step: int, *, bf16: bool) -> str:
 def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts) -> Finding:
     """Take a step again in this process, plainly; the weights stay as they are, gradients are dropped."""
     method = on_device.method
-    single = Step(Alone(method, on_device.parallel.optimizer, on_device.device), seed=facts.seed, bf16=on_device.bf16)
+    single = Step(
+        SingleProcess(method, on_device.parallel.optimizer, on_device.device), seed=facts.seed, bf16=on_device.bf16
+    )
     method.train()
     method.begin_step(facts.step / facts.steps_per_epoch, facts.steps / facts.steps_per_epoch)
     passes = list(_passes(dataset, facts))

@@ -13,7 +13,7 @@ from pad.machine import pick_device, uses_bf16
 from pad.training.building import build_method
 from pad.training.non_finite import Finding, StepFacts, find_non_finite
 from pad.training.paradigms import apply_paradigm
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.run_file import INDEX
 from pad.training.step import Step, make_optimizer
 from pad.weights.checkpoints import FOLDER, read_checkpoint
@@ -44,5 +44,5 @@ def replay(run: Path, *, device: str = "auto") -> Finding:
         views=method.views(),
     )
     bf16 = uses_bf16(config.precision, where)
-    on_device = Step(Alone(method, make_optimizer(groups), where), seed=config.seed, bf16=bf16)
+    on_device = Step(SingleProcess(method, make_optimizer(groups), where), seed=config.seed, bf16=bf16)
     return find_non_finite(on_device, dataset, facts)

@@ -37,7 +37,7 @@ from pad.training.blocks import BlockCalls
 from pad.training.memory import is_out_of_memory, memory_ran_out
 from pad.training.non_finite import NON_FINITE, StepFacts, advice, find_non_finite
 from pad.training.paradigms import scales_frozen_at
-from pad.training.parallel import Alone, Replicated, Sharded
+from pad.training.parallel import DDP, FSDP, SingleProcess
 from pad.training.processes import Ranks, Stop
 from pad.training.step import Step, lr_at, schedule
 from pad.weights.checkpoints import FOLDER, Checkpoint, save_checkpoint, write_frozen
@@ -77,7 +77,7 @@ class Trainer:
         self.method, self.optimizer, self.dataset, self.config, self.plan = method, optimizer, dataset, config, plan
         self.ranks, self.workers = ranks, workers
         self.device: torch.device = next(method.parameters()).device
-        way = Alone if ranks.world == 1 else Sharded if config.parallel == "fsdp" else Replicated
+        way = SingleProcess if ranks.world == 1 else FSDP if config.parallel == "fsdp" else DDP
         self.parallel = way(method, optimizer, self.device)
         self._on_device = Step(self.parallel, seed=config.seed, bf16=bf16, clip_grad=config.clip_grad)
         state: dict[str, Any] = {"step": 0, "window": {"start": 0, "loss_sum": 0.0}, "unreadable": []}
@@ -140,8 +140,7 @@ class Trainer:
             panels = Panels(self.dataset, self._on_device.in_chans)
             every, steps = self.plan.panel_every, self.plan.steps
             self._watch = Watch(panels, self._monitor, self.device, every=every, steps=steps)
-        if main or self.parallel.collective:
-            frozen, _, _ = self.parallel.state()
+            frozen = self.parallel.frozen()
             self._frozen_sha256 = write_frozen(self.config.out, frozen) if main else ""
         if self.step:  # continued, perhaps from a checkpoint of another folder
             self._save()
@@ -345,7 +344,7 @@ class Trainer:
         self._gather()
         if self.ranks.rank > 0 and not self.parallel.collective:
             return
-        _, changing, moments = self.parallel.state()
+        changing, moments = self.parallel.changing()
         if self.ranks.rank > 0:
             return
         state = {

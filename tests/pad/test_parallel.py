@@ -202,6 +202,6 @@ def test_a_method_that_cannot_be_shared_out_says_so(data, tmp_path):
         try:
             train(config(data, tmp_path / "run", method="ibot", parallel="fsdp", batch_size=4, out_dim=16))
         except RunError as error:
-            os._exit(7 if "--parallel fsdp cannot train IBOT" in str(error) else 8)
+            os._exit(7 if "`parallel=fsdp` cannot train IBOT" in str(error) else 8)
 
     assert on_two(refused) == [7, 7]

@@ -18,7 +18,7 @@ from msip.errors import RunError
 from pad.adapters.bottleneck import Adapter
 from pad.config.pretraining import PretrainConfig, read_run
 from pad.training.non_finite import Finding, StepFacts, _passes, _watched_pass, advice
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.replay import replay
 from pad.training.step import Step
 
@@ -105,7 +105,7 @@ def test_replayed_step_is_the_step(data, tmp_path):
 
     trainer.method.train()
     trainer._set_scales()
-    single = Step(Alone(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
+    single = Step(SingleProcess(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
     backward = single.backward
     single.backward = lambda *args, **kwargs: again.append(backward(*args, **kwargs)) or again[-1]
     seen = 0

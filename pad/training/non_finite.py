@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import default_collate
 
 from msip.errors import RunError
@@ -110,12 +112,11 @@ def advice(config: PretrainConfig, step: int, *, bf16: bool) -> str:
     return f"{precise}{again} {how}."
 
 
-def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts) -> Finding:
+def find_non_finite(
+    method: Any, optimizer: Optimizer, dataset: PretrainDataset, facts: StepFacts, *, device: torch.device, bf16: bool
+) -> Finding:
     """Take a step again in this process, plainly; the weights stay as they are, gradients are dropped."""
-    method = on_device.method
-    single = Step(
-        SingleProcess(method, on_device.parallel.optimizer, on_device.device), seed=facts.seed, bf16=on_device.bf16
-    )
+    single = Step(SingleProcess(method, optimizer, device), seed=facts.seed, bf16=bf16)
     method.train()
     method.begin_step(facts.step / facts.steps_per_epoch, facts.steps / facts.steps_per_epoch)
     passes = list(_passes(dataset, facts))

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from msip.crops import RoiCrop
 from msip.errors import MissingExtra, RunError
 from msip.extras import need
 from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_json
@@ -33,9 +32,8 @@ from pad.adapters.files import save_adapters
 from pad.adapters.lora import merge_lora
 from pad.config.plan import Plan, batch_sizes, default_workers, make_plan
 from pad.config.pretraining import RESULT, PretrainConfig
-from pad.data.dataset import PretrainDataset
 from pad.data.grey import to_device
-from pad.data.index import ImageIndex, open_data, write_index
+from pad.data.index import open_data, write_index
 from pad.encoders.create import lasting_init
 from pad.encoders.fit import size_text
 from pad.encoders.layouts import averaged
@@ -45,15 +43,14 @@ from pad.methods import Method
 from pad.monitoring.cost import count_flops
 from pad.monitoring.monitor import plot_loss, read_metrics
 from pad.monitoring.report import REPORT, write_report
-from pad.training.building import as_built, build_method, init_of
+from pad.training.assembly import INDEX, assemble_method, open_dataset
+from pad.training.building import init_of
 from pad.training.memory import Trial, find_batch_size
-from pad.training.paradigms import apply_paradigm
 from pad.training.processes import Ranks, process_group
 from pad.training.resume import find_start, free_options, refuse_other_step
-from pad.training.run_file import INDEX, count_parameters, describe_data, write_run
-from pad.training.step import make_optimizer
+from pad.training.run_file import count_parameters, describe_data, write_run
 from pad.training.trainer import Trainer
-from pad.weights.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
+from pad.weights.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint
 from pad.weights.files import save_tensors
 
 _log = logging.getLogger(__name__)
@@ -159,7 +156,7 @@ def _pretrain(config: PretrainConfig, held: contextlib.ExitStack) -> PretrainRes
     if ranks.rank == 0:
         method = trainer.method
         if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
-            method = method_of_checkpoint(config)
+            method = assemble_method(config, torch.device("cpu"), newest_checkpoint(config.out)[0]).method
         _export(config, method, parameters, result)
         _draw(config.out)
     return result
@@ -202,13 +199,8 @@ def assemble(
     plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
     if checkpoint:
         refuse_other_step(checkpoint, plan)
-    method, weights = build_method(config, load=checkpoint is None)
-    config = as_built(config, method.encoder)
-    method = method.to(device)
-    groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    optimizer = make_optimizer(groups, beta2=config.beta2)
-    if checkpoint:
-        restore(checkpoint, method, optimizer)
+    made = assemble_method(config, device, checkpoint)
+    config, method, optimizer = made.config, made.method, made.optimizer
     parameters = count_parameters(method, optimizer)
     workers = default_workers(device.type, ranks.local_world) if config.workers is None else config.workers
     if ranks.rank == 0:
@@ -216,11 +208,7 @@ def assemble(
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
     ranks.wait()
-    crop = RoiCrop(size=config.image_size, p=config.roi_p)
-    index = ImageIndex(config.out / INDEX)
-    dataset = PretrainDataset(
-        index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
-    )
+    dataset = open_dataset(config, method, manifest.root, run=config.out)
     bf16 = uses_bf16(config.precision, device)
     if config.batch_size == "auto":
         trial = Trial(method, optimizer, dataset, config, bf16=bf16)
@@ -230,7 +218,7 @@ def assemble(
     one = to_device(default_collate([dataset[0, 0]]), device, in_chans(method.encoder))
     flops = count_flops(method, one)
     if ranks.rank == 0:
-        facts = {"data": data, "parameters": parameters, "weights": weights, "flops_per_image": flops}
+        facts = {"data": data, "parameters": parameters, "weights": made.weights, "flops_per_image": flops}
         write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
         announce(config, plan, parameters, len(manifest), ranks.world, checkpoint)
     trainer = Trainer(
@@ -276,15 +264,6 @@ def announce(
     )
     if checkpoint:
         _log.info(f"continues at step {checkpoint.step:,}.")
-
-
-def method_of_checkpoint(config: PretrainConfig) -> Method:
-    """The method as the run's newest checkpoint has it, on the CPU."""
-    checkpoint, _ = newest_checkpoint(config.out)
-    method, _ = build_method(config, load=False)
-    assert checkpoint is not None
-    method.load_state_dict(checkpoint.model)
-    return method
 
 
 def _export(config: PretrainConfig, method: Method, parameters: dict[str, int], result: PretrainResult) -> None:

@@ -35,7 +35,7 @@ from pad.monitoring.panels import Panels
 from pad.monitoring.watch import Watch
 from pad.training.blocks import BlockCalls
 from pad.training.memory import is_out_of_memory, memory_ran_out
-from pad.training.non_finite import NON_FINITE, StepFacts, advice, find_non_finite
+from pad.training.non_finite import NON_FINITE, Finding, StepFacts, advice, find_non_finite
 from pad.training.paradigms import scales_frozen_at
 from pad.training.parallel import DDP, FSDP, SingleProcess
 from pad.training.processes import Ranks, Stop
@@ -276,13 +276,17 @@ class Trainer:
         where = "."
         if self.ranks.rank == 0 and not self.parallel.collective:
             self._calls.compiled = False  # a compiled block does not call the hooks of what is in it
-            where = f": {find_non_finite(self._on_device, self.dataset, facts).sentence()}"
+            where = f": {self._look_for_it(facts).sentence()}"
         self.ranks.wait()  # the first process may still be looking for the layer
         raise RunError(
             f"the loss or its gradient is not finite at step {bad + 1} (epoch {self.epoch + 1}){where} The state "
             f"before is kept in {self.config.out / FOLDER}, the step in {NON_FINITE}: `msip replay "
             f"{self.config.out}` takes it again. {advice(self.config, bad, bf16=self._on_device.bf16)}"
         )
+
+    def _look_for_it(self, facts: StepFacts) -> Finding:
+        bf16 = self._on_device.bf16
+        return find_non_finite(self.method, self.optimizer, self.dataset, facts, device=self.device, bf16=bf16)
 
     def _log(self) -> None:
         """The one place of a step that waits for the device."""

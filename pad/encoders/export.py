@@ -30,7 +30,8 @@ from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import load_encoder, load_weights
 from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import to_pad_reference
-from pad.encoders.load import base_weights_of
+from pad.encoders.load import base_weights, fill
+from pad.encoders.stored import read_stored
 from pad.weights.files import save_tensors
 
 ONNX_FILE, PAD_FILE = "model.onnx", "pad.pth"
@@ -76,9 +77,10 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
         raise ModelError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     if format == "onnx":
         need("onnx")
-    model = load_encoder(run)
+    stored = None if str(run).startswith("timm:") else read_stored(Path(run))
+    model = load_encoder(run) if stored is None else fill(stored).eval()
     folder = Path(to)
-    writes = FORMATS[format](model, str(run))
+    writes = FORMATS[format](model, str(run), base_weights(stored) if stored else None)
     make_output_folder(folder)
     files, difference = writes(folder)
     if not difference <= (ONNX_TOLERANCE if format == "onnx" else 0.0):
@@ -99,15 +101,14 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
 Writer = Callable[[Path], tuple[list[str], float]]
 
 
-def _adapter(model: nn.Module, run: str) -> Writer:
+def _adapter(model: nn.Module, run: str, base: str | None) -> Writer:
     """Checked before anything is written, as all of these."""
     if not has_adapters(model):
         raise ModelError(f"{run} has no adapters; choose --format timm or onnx.")
-    init = base_weights_of(Path(run))
-    _refuse_lost_base(init, run)
+    _refuse_lost_base(base, run)
 
     def write(folder: Path) -> tuple[list[str], float]:
-        save_adapters(model, folder, init=init)
+        save_adapters(model, folder, init=base)
         twin = load_adapters(_bare(model), folder)
         return [ADAPTER_FILE, "adapter.json"], _difference(model, twin)
 
@@ -128,7 +129,7 @@ def _refuse_lost_base(init: str | None, run: str) -> None:
         )
 
 
-def _timm(model: nn.Module, run: str) -> Writer:
+def _timm(model: nn.Module, run: str, base: str | None) -> Writer:
     def write(folder: Path) -> tuple[list[str], float]:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk_state_dict(model).items()}
         with atomic_path(folder / "model.safetensors") as temporary:
@@ -167,7 +168,7 @@ def _timm_config(model: Any) -> dict[str, Any]:
     }
 
 
-def _pad(model: nn.Module, run: str) -> Writer:
+def _pad(model: nn.Module, run: str, base: str | None) -> Writer:
     _refuse_other_than_reference(trunk_state_dict(model), run)
     whole = _adapted_throughout(model) if has_adapters(model) else model
     state = {
@@ -220,7 +221,7 @@ class _Features(nn.Module):
         return self.model.forward_features(images)
 
 
-def _onnx(model: nn.Module, run: str) -> Writer:
+def _onnx(model: nn.Module, run: str, base: str | None) -> Writer:
     import onnx
     import onnxruntime
 
@@ -255,13 +256,13 @@ def _onnx(model: nn.Module, run: str) -> Writer:
     return write
 
 
-FORMATS: dict[str, Callable[[nn.Module, str], Writer]] = {
+FORMATS: dict[str, Callable[[nn.Module, str, str | None], Writer]] = {
     "adapter": _adapter,
     "timm": _timm,
     "pad": _pad,
     "onnx": _onnx,
 }
-"""``--format``: looks at the model, raising what is against it, and returns what writes."""
+"""What ``format`` names: looks at model, run and base weights, raises what is against them, and returns what writes."""
 
 
 def _bare(model: nn.Module) -> nn.Module:

@@ -51,6 +51,23 @@ if __name__ == "__main__":
     assert verify(out, workers=2).ok
 """
 
+PRETRAIN = """
+import sys
+
+if __name__ == "__main__":
+    frames, data, run = sys.argv[1:]
+    from msip import build
+    from pad import pretrain
+    from pad.config import PretrainConfig
+
+    build(None, data, folder=frames, name="cam", with_rois=False)
+    model = {"model": "test_vit", "init": "random", "image_size": 32}
+    decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
+    options = {"batch_size": 2, "max_steps": 2, "workers": 1, "device": "cpu"}
+    result = pretrain(PretrainConfig(data=data, out=run, **model, **decoder, **options))
+    assert result.status == "finished" and result.steps == 2, result
+"""
+
 WRITE_AT_ONCE = """
 import sys
 from pathlib import Path
@@ -125,6 +142,10 @@ def test_a_folder_is_built_and_verified(elsewhere, frames, tmp_path):
 
 def test_shards_are_written_and_read(elsewhere, frames, tmp_path):
     elsewhere(SHARDS, frames, tmp_path / "out", tmp_path / "shards")
+
+
+def test_two_steps_are_trained(elsewhere, frames, tmp_path):
+    elsewhere(PRETRAIN, frames, tmp_path / "out", tmp_path / "run")
 
 
 def test_one_writer_at_a_time(elsewhere, tmp_path):

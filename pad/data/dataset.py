@@ -86,6 +86,5 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         return -1, None
 
     def _crop(self, image: NDArray[np.uint8], row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        height, width = image.shape
-        box, flip = self.crop.draw((width, height), self.index.rois(row), rng)
+        box, flip = self.crop.draw((image.shape[1], image.shape[0]), self.index.rois(row), rng)
         return cut(image, box, self.crop.size, flip=flip)

@@ -58,8 +58,8 @@ class MultiCrop:
     def _view(
         part: NDArray[np.uint8], crop: RoiCrop, size: int, blur: float, solarise: float, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        view = cut(part, crop.box((part.shape[1], part.shape[0]), None, rng), size)
-        return augmented(view[:, ::-1] if rng.random() < 0.5 else view, blur, solarise, rng)
+        box, flip = crop.draw((part.shape[1], part.shape[0]), None, rng)
+        return augmented(cut(part, box, size, flip=flip), blur, solarise, rng)
 
     def _mask(self, rng: np.random.Generator) -> NDArray[np.float32]:
         if rng.random() < 0.5:

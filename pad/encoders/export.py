@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -31,8 +32,10 @@ from pad.encoders import load_encoder, load_weights
 from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import to_pad_reference
 from pad.encoders.load import base_weights, fill
-from pad.encoders.stored import read_stored
+from pad.encoders.stored import read_stored, run_state
 from pad.weights.files import save_tensors
+
+_log = logging.getLogger(__name__)
 
 ONNX_FILE, PAD_FILE = "model.onnx", "pad.pth"
 ONNX_TOLERANCE = 1e-3
@@ -80,6 +83,8 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
     stored = None if str(run).startswith("timm:") else read_stored(Path(run))
     model = load_encoder(run) if stored is None else fill(stored).eval()
     folder = Path(to)
+    for sentence in run_state(run):
+        _log.warning(sentence)
     writes = FORMATS[format](model, str(run), base_weights(stored) if stored else None)
     make_output_folder(folder)
     files, difference = writes(folder)

@@ -27,7 +27,7 @@ class ExportFormat(StrEnum):
 def export_model(
     run: Run,
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
-    output: Annotated[
+    format: Annotated[
         ExportFormat,
         typer.Option(
             "--format",
@@ -40,7 +40,7 @@ def export_model(
     """Write what a run learnt for others to load; each export is read back and compared before it is reported."""
     import pad
 
-    done = pad.export_model(run, to, format=output.value)
+    done = pad.export_model(run, to, format=format.value)
     if as_json:
         print_json(dataclasses.asdict(done))
         return

@@ -23,9 +23,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     Raises ``RunError`` for another name, or ``cuda`` without one.
     """
     if name not in DEVICES:
-        raise RunError(f"--device is {name!r}; choose one of {', '.join(DEVICES)}.")
+        raise RunError(f"`device` is {name!r}; choose one of {', '.join(DEVICES)}.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("--device cuda, but torch sees no CUDA device; use --device cpu, or see `msip doctor`.")
+        raise RunError("`device=cuda`, but torch sees no CUDA device; use `device=cpu`, or see `msip doctor`.")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank)

@@ -42,13 +42,13 @@ BUILD = """
 import sys
 from pathlib import Path
 from msip import Manifest, build
-from msip.verify import verify
+from msip.verify import verify_build
 
 if __name__ == "__main__":
     frames, out = map(Path, sys.argv[1:])
     report = build(None, out, folder=frames, name="cam", workers=2)
     assert report.images == len(Manifest.read(out)) == 3 and report.rois > 0
-    assert verify(out, workers=2).ok
+    assert verify_build(out, workers=2).ok
 """
 
 PRETRAIN = """

@@ -70,7 +70,7 @@ class ImageIndex:
     def _open(self) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
         if table.num_rows == 0:
-            raise ManifestError("the manifest leaves no image to train on; drop an --exclude-flag or build it again.")
+            raise ManifestError("the manifest leaves no image to train on; drop an `exclude_flag` or build it again.")
         self.layout: Layout = table.schema.metadata[b"layout"].decode()
         self._ids, self._paths, rois = (table.column(name).chunk(0) for name in ("image_id", "path", "rois"))
         names = ("offset", "length", "width", "height")

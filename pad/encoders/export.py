@@ -109,7 +109,7 @@ Writer = Callable[[Path], tuple[list[str], float]]
 def _adapter(model: nn.Module, run: str, base: str | None) -> Writer:
     """Checked before anything is written, as all of these."""
     if not has_adapters(model):
-        raise ModelError(f"{run} has no adapters; choose --format timm or onnx.")
+        raise ModelError(f"{run} has no adapters; choose `format=timm` or `format=onnx`.")
     _refuse_lost_base(base, run)
 
     def write(folder: Path) -> tuple[list[str], float]:
@@ -124,13 +124,13 @@ def _refuse_lost_base(init: str | None, run: str) -> None:
     """Adapters alone are of no use where the weights below them are nowhere else."""
     if init == "random":
         raise WeightsError(
-            f"{run} began at random weights, which its adapters need and nobody else has; choose --format timm, which "
+            f"{run} began at random weights, which its adapters need and nobody else has; choose `format=timm`, which "
             "writes them too."
         )
     if init and not init.startswith("timm:") and not Path(init).exists():
         raise WeightsError(
             f"the weights that {run} began with, {init}, are not there any more, and its adapters need them; put them "
-            "back, or choose --format timm, which writes them too."
+            "back, or choose `format=timm`, which writes them too."
         )
 
 
@@ -209,8 +209,8 @@ def _refuse_other_than_reference(trunk: dict[str, Tensor], run: str) -> None:
     if odd or not {"cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"} <= trunk.keys():
         found = f"has {odd}" if odd else "lacks parts of one"
         raise ModelError(
-            f"--format pad is for a plain ViT with a class token, all that the reference code knows; the model of "
-            f"{run} {found}: choose --format timm."
+            f"`format=pad` is for a plain ViT with a class token, all that the reference code knows; the model of "
+            f"{run} {found}: choose `format=timm`."
         )
 
 

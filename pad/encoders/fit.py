@@ -110,7 +110,7 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
     own, found = model.state_dict(), depth_of(parts.encoder)
     if found != len(model.blocks):
         raise WeightsError(
-            f"{report.source} has {found} blocks, {_name(model)} has {len(model.blocks)}; choose the --model these "
+            f"{report.source} has {found} blocks, {_name(model)} has {len(model.blocks)}; choose the `model` these "
             "weights are for."
         )
     fitted: State = {}
@@ -126,7 +126,7 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
     if holes:  # a trunk that is partly random is no pretrained trunk
         raise WeightsError(
             f"{report.source} lacks {len(holes)} tensors of the blocks of {_name(model)}, e.g. {holes[0]}; choose the "
-            "--model these weights are for."
+            "`model` these weights are for."
         )
     _refuse_left_out(model, report)
     return fitted
@@ -138,7 +138,7 @@ def _refuse_left_out(model: Any, report: LoadReport) -> None:
     if lost:
         raise WeightsError(
             f"{report.source} has {len(lost)} tensors in its blocks that {_name(model)} has no place for, e.g. "
-            f"{lost[0]}; choose the --model these weights are for."
+            f"{lost[0]}; choose the `model` these weights are for."
         )
 
 
@@ -165,7 +165,7 @@ def _reshaped(
     if fitted.shape != own.shape:
         raise WeightsError(
             f"{report.source}: {name} is {tuple(tensor.shape)}, but {_name(model)} needs {tuple(own.shape)}; choose "
-            "the --model these weights are for."
+            "the `model` these weights are for."
         )
     if fitted is not tensor:
         report.reshaped.append(f"{name}: {tuple(tensor.shape)} -> {tuple(own.shape)}")

@@ -107,7 +107,7 @@ def _patchwise(run: str | Path) -> nn.Module:
     model = load_encoder(run)
     if not has_adapters(model) or config_of(model).scale != "patchwise":
         found = f"{config_of(model).scale} scales" if has_adapters(model) else "no adapters"
-        raise ModelError(f"{run} has {found}, one value or none for all patches; give a run with --scale patchwise.")
+        raise ModelError(f"{run} has {found}, one value or none for all patches; give a run with `scale=patchwise`.")
     return model
 
 

@@ -11,8 +11,6 @@ from markupsafe import Markup, escape
 
 from msip.formatting import human_number
 
-from msip.formatting import human_number
-
 Points: TypeAlias = Sequence[tuple[float, float]]
 """(x, y), x rising."""
 

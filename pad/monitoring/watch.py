@@ -45,7 +45,7 @@ class Watch:
         """RankMe and spread of the features; a collapse is said, and values that are not finite."""
         health = measure(method, self.panels.images(self.device))
         if self.monitor:
-            self._warn(self.monitor, health, "lower --blr or raise --ema" if hasattr(method, "ema") else "lower --blr")
+            self._warn(self.monitor, health, "lower `blr` or raise `ema`" if hasattr(method, "ema") else "lower `blr`")
         return health
 
     def _warn(self, monitor: Monitor, health: dict[str, float | None], advice: str) -> None:

@@ -70,8 +70,8 @@ def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None]) -> int:
     found = largest_fitting(sizes, fits)
     if found is None:
         raise RunError(
-            f"a pass of {sizes[0]} does not fit in the GPU's memory; give --recompute, a smaller "
-            "--model or --image-size, or --parallel fsdp on several GPUs."
+            f"a pass of {sizes[0]} does not fit in the GPU's memory; give `recompute`, a smaller "
+            "`model` or `image_size`, or `parallel=fsdp` on several GPUs."
         )
     _log.info(f"`batch_size=auto`: {found} ({', '.join(tried)}).")
     return found
@@ -123,10 +123,10 @@ def memory_ran_out(config: PretrainConfig, plan: Plan, step: int, device: torch.
         used, all_of_it = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         had = f" ({used / GIB:.1f} GiB in use at most, the device has {all_of_it / GIB:.1f})"
     smaller = max(1, plan.batch_size // 2)
-    split = f"--batch-size {smaller} --accumulate {plan.effective_batch // (smaller * _processes(plan))}"
-    more = "" if config.recompute else ", or --recompute (less memory, about a third more time)"
-    how = "--batch-size auto, or " if device.type == "cuda" else ""
-    again = f"; continue with --resume auto --out {config.out}" if step else ""
+    split = f"`batch_size={smaller}` `accumulate={plan.effective_batch // (smaller * _processes(plan))}`"
+    more = "" if config.recompute else ", or `recompute` (less memory, about a third more time)"
+    how = "`batch_size=auto`, or " if device.type == "cuda" else ""
+    again = f"; continue with `resume=auto` `out={config.out}`" if step else ""
     return (
         f"memory ran out at step {step + 1} with {plan.batch_size} images of {config.image_size} px in a pass of "
         f"{config.model}{had}. The same {plan.effective_batch:,} images a step in smaller passes: "

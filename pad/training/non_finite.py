@@ -106,9 +106,9 @@ class Finding:
 def advice(config: PretrainConfig, step: int, *, bf16: bool) -> str:
     """What may get a run past ``step``; from the state just before it, another learning rate changes nothing."""
     earlier = next((path for path in list_checkpoints(config.out) if path.name < f"step-{step:08d}"), None)
-    how = f"with a lower --blr, e.g. {config.blr / 2:g}, or with --clip-grad"
-    again = f"Continue from before with --resume {earlier} and" if earlier else "Start a new run in another --out"
-    precise = "Give --resume auto --precision fp32. If that does not help: " if bf16 else ""
+    how = f"with a lower `blr`, e.g. {config.blr / 2:g}, or with `clip_grad`"
+    again = f"Continue from before with `resume={earlier}` and" if earlier else "Start a new run in another `out`"
+    precise = "Give `resume=auto` `precision=fp32`. If that does not help: " if bf16 else ""
     return f"{precise}{again} {how}."
 
 

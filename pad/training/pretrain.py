@@ -151,7 +151,7 @@ def _pretrain(config: PretrainConfig, held: contextlib.ExitStack) -> PretrainRes
     )
     if stopped:
         _log.info(
-            f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}."
+            f"stopped by signal {stopped} at step {trainer.step:,}; continue with `resume=auto` `out={config.out}`."
         )
     if ranks.rank == 0:
         method = trainer.method
@@ -191,7 +191,7 @@ def assemble(
     data = describe_data(manifest, config)
     if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
         raise RunError(
-            f"the manifest of {config.data} has changed since this run began; start anew with another --out."
+            f"the manifest of {config.data} has changed since this run began; start anew with another `out`."
         )
     for note in unmatched_flags(manifest.table, config.exclude_flag):
         _log.warning(note)

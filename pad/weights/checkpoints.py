@@ -160,7 +160,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
         except RunError as error:
             warnings.append(str(error))
     if warnings:
-        raise RunError(f"{warnings[0][:-1]}, and no older one can be read; start anew with another --out.")
+        raise RunError(f"{warnings[0][:-1]}, and no older one can be read; start anew with another `out`.")
     return None, warnings
 
 

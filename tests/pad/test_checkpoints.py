@@ -146,7 +146,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, damage):
 def test_all_damaged_is_one_sentence(tmp_path):
     for step in (1, 2):
         (save(tmp_path, step) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(RunError, match="another --out") as error:
+    with pytest.raises(RunError, match="another `out`") as error:
         newest_checkpoint(tmp_path)
     assert "\n" not in str(error.value)
 

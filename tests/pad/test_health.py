@@ -26,7 +26,7 @@ def test_a_run_that_collapses_says_so_and_another_does_not(tmp_path, blr, collap
     said = [line for line in lines if "features collapse" in line]
     assert (spread[-1] < COLLAPSED * spread[0]) is collapses and bool(said) is collapses
     assert ("Features collapsed at step" in (tmp_path / "run/report.html").read_text()) is collapses
-    assert all(f"from {spread[0]:.3g} to" in line and line.endswith("lower --blr.") for line in said)
+    assert all(f"from {spread[0]:.3g} to" in line and line.endswith("lower `blr`.") for line in said)
 
 
 def test_features_beyond_all_numbers_end_the_run_as_any_step_that_is_not_finite(tmp_path):
@@ -36,7 +36,7 @@ def test_features_beyond_all_numbers_end_the_run_as_any_step_that_is_not_finite(
         train(config(data, tmp_path / "run", paradigm="continual", blr=1e8, warmup_epochs=0))
     line = read_metrics(tmp_path / "run")[-1]
     assert line["step"] == 1 and line["rankme"] is None and line["feature_std"] is None
-    assert "warning: the encoder's features are not finite; lower --blr." in said
+    assert "warning: the encoder's features are not finite; lower `blr`." in said
     assert (tmp_path / "run/checkpoints/step-00000001").is_dir()
     assert "Features were not finite at step 1." in (tmp_path / "run/report.html").read_text()
 

@@ -286,7 +286,7 @@ def test_encoder_without_decoder_is_warned_of_where_its_embedding_stays_frozen(t
     ("spoil", "words"),
     [
         (lambda state: {n: t for n, t in state.items() if "attention.key" not in n}, "lacks 4 tensors"),
-        (lambda state: {n: t[..., :96] if t.ndim > 1 else t for n, t in state.items()}, "choose the --model"),
+        (lambda state: {n: t[..., :96] if t.ndim > 1 else t for n, t in state.items()}, "choose the `model`"),
         (lambda state: {"bert.embeddings.word_embeddings.weight": torch.zeros(3)}, "no known layout"),
     ],
 )

@@ -292,7 +292,7 @@ def test_what_another_process_wrote_before_the_lock_is_not_overwritten(uninterru
 
 
 def test_existing_run_is_not_touched_without_resume(data, uninterrupted):
-    with pytest.raises(RunError, match=r"--resume auto.*another --out"):
+    with pytest.raises(RunError, match=r"`resume=auto`.*another `out`"):
         train(config(data, uninterrupted, epochs=5))
 
 
@@ -333,7 +333,7 @@ def test_loss_that_is_not_finite_stops_before_the_update(data, tmp_path):
     trainer._on_device.update = lambda *of: (weights.append([p.detach().clone() for p in held(trainer)]), update(*of))
     with pytest.raises(RunError, match="step 6 ") as error:
         trainer.run()
-    assert "--blr" in str(error.value) and "\n" not in str(error.value)
+    assert "`blr`" in str(error.value) and "\n" not in str(error.value)
     assert len(weights) == 6  # stopped at once
     assert all(torch.equal(a, b) for a, b in zip(weights[-1], held(trainer), strict=True))
     assert fingerprint(run)[0] == "step-00000005"

@@ -20,7 +20,7 @@ from pad.adapters.attach import attach_adapters
 from pad.methods import MAE
 from pad.training.blocks import BlockCalls
 from pad.training.paradigms import apply_paradigm
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step, make_optimizer
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     encoder = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, embed_dim=24, num_heads=2)
     method = MAE(attach_adapters(encoder), decoder_embed_dim=32, decoder_depth=8, decoder_num_heads=2).train()
     optimizer = make_optimizer(apply_paradigm(method, "pad"))
-    step = Step(Alone(method, optimizer, device), bf16=False)
+    step = Step(SingleProcess(method, optimizer, device), bf16=False)
     images = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     batch = {"image": images, "inputs": {"noise": torch.rand(2, method.patches)}}
 

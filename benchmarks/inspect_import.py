@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from msip.inspection.database import connect
 from msip.inspection.dataset import import_build
+from msip.inspection.rows import Rows
 from msip.manifest import ROI_FIELDS, SCHEMA, Manifest
 
 ROIS = 30
@@ -175,15 +176,15 @@ def measure(fiftyone: Any, folder: Path, images: int, mongod: int) -> None:
     peers = [peer_cost(fiftyone, out, mongod)] if with_peer else []
     size = _folder_bytes(folder / "db")
     with PeakMemory() as memory, Clock(mongod) as first:
-        result = import_build(fiftyone, out)
+        result = import_build(fiftyone, Rows(out))
     assert result.added == images and len(result.dataset) == images
     database = (_folder_bytes(folder / "db") - size) / 2**20
     peers += [peer_cost(fiftyone, out, mongod)] if with_peer else []
     with Clock(mongod) as again:
-        import_build(fiftyone, out)
+        import_build(fiftyone, Rows(out))
     _change_flags(out, 100)
     with Clock(mongod) as update:
-        changed = import_build(fiftyone, out).changed
+        changed = import_build(fiftyone, Rows(out)).changed
     assert changed == 100
     ours, growth = first.cost, memory.peak - memory.before
     print(

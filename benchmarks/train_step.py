@@ -33,7 +33,7 @@ from pad.methods import MAE
 from pad.monitoring.cost import count_flops
 from pad.training.blocks import BlockCalls
 from pad.training.paradigms import apply_paradigm
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step, make_optimizer
 
 LR = 1e-4
@@ -71,7 +71,7 @@ class Contest:
 
     def play(self, ours: torch.dtype, theirs: torch.dtype, pairs: int) -> dict[str, Any]:
         """Milliseconds of both, the ratio and its quartiles, and the losses of the first step."""
-        step = Step(Alone(self.method, self.optimizer, self.device), bf16=ours == torch.bfloat16)
+        step = Step(SingleProcess(self.method, self.optimizer, self.device), bf16=ours == torch.bfloat16)
         other = ReferenceStep(self.reference, dtype=theirs, lr=LR)
         noise, calls = self.batch["inputs"]["noise"], ExitStack()
         explicit = self.device.type == "cpu" and step.bf16

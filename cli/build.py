@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from msip.build_report import BuildReport
-from msip.files import human_bytes
+from msip.formatting import human_bytes
 
 from .options import Engine, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn

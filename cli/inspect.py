@@ -54,7 +54,6 @@ def inspect(
         _pull(msip.pull_tags(out), out, as_json)
         return
     if not no_launch:
-        msip.Manifest.read(out)
         check_port(address, port)
     with StageBars(quiet=as_json) as bars:
         result = msip.inspect(
@@ -72,9 +71,9 @@ def inspect(
 
 
 def _features(weights: str, bars: StageBars, manifest: Manifest) -> NDArray[np.float32]:
-    from pad.inference.features import image_features
+    import pad
 
-    return image_features(weights, manifest, progress=lambda done, total: bars("features", done, total))
+    return pad.image_features(weights, manifest, progress=bars)
 
 
 def _pull(report: PullReport, out: Path, as_json: bool) -> None:

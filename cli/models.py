@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .options import Json
-from .output import print_json, print_line, print_table, warn
+from .output import print_json, print_line, print_table
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, a checkpoint, an exported folder or a weights file.")]
 
@@ -27,7 +27,7 @@ class ExportFormat(StrEnum):
 def export_model(
     run: Run,
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
-    output: Annotated[
+    format: Annotated[
         ExportFormat,
         typer.Option(
             "--format",
@@ -38,10 +38,9 @@ def export_model(
     as_json: Json = False,
 ) -> None:
     """Write what a run learnt for others to load; each export is read back and compared before it is reported."""
-    from pad.encoders.export import export_model as export
+    import pad
 
-    done = export(run, to, format=output.value)
-    _warn_of(run)
+    done = pad.export_model(run, to, format=format.value)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -62,10 +61,9 @@ def scale_maps(
     as_json: Json = False,
 ) -> None:
     """Draw the scales that patchwise adapters give each patch, layer by layer, and tabulate their means."""
-    from pad.inference.scale_maps import scale_maps as draw
+    import pad
 
-    done = draw(run, images, to, max_maps=max_maps)
-    _warn_of(run)
+    done = pad.scale_maps(run, images, to, max_maps=max_maps)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -73,10 +71,3 @@ def scale_maps(
     print_line(f"{done.images:,} images, {len(done.maps)} drawn, {len(done.left_out)} left out; all in {done.folder}")
     for name, reason in list(done.left_out.items())[:5]:
         print_line(f"left out: {name}: {reason}")
-
-
-def _warn_of(run: str) -> None:
-    from pad.encoders.stored import run_state
-
-    for sentence in run_state(run):
-        warn(sentence)

@@ -113,9 +113,9 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
 ) -> None:
     """Take the step again that stopped a run, and name the layer where it stops being finite."""
-    from pad.training.replay import replay as take_again
+    import pad
 
-    finding = take_again(run, device=device)
+    finding = pad.replay(run, device=device)
     if as_json:
         print_json(dataclasses.asdict(finding))
         return

@@ -26,7 +26,7 @@ def shard(
 ) -> None:
     """Pack a build into a few large files, for `msip pretrain --data DIR` and for WebDataset."""
     import msip
-    from msip.files import human_bytes
+    from msip.formatting import human_bytes
 
     with StageBars(quiet=as_json) as bars:
         report = msip.shard(

@@ -174,6 +174,3 @@ def cut(image: NDArray[np.uint8], box: Box, size: int, *, flip: bool = False) ->
     x, y, width, height = box
     crop = resize(image[y : y + height, x : x + width], (size, size))
     return np.ascontiguousarray(crop[:, ::-1]) if flip else crop
-
-
-resize_crop = cut

@@ -69,7 +69,7 @@ class LocalEngine:
     one_machine = True
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self.workers = min(workers, 61) if os.name == "nt" else workers  # Windows waits for 63 things at most
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:

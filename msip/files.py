@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from msip.errors import MsipError, OutputError
-from msip.formatting import human_bytes as human_bytes  # noqa: PLC0414
 
 TEMPORARY_SUFFIX = ".msip-tmp"
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+):/+")  # one letter is a drive of Windows
 
 
 @contextlib.contextmanager
@@ -176,17 +176,24 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def local_path(place: str | Path) -> Path:
-    """``place`` as a folder's path; ``file:`` URLs are taken, all other URLs are an ``OutputError``."""
+def path_or_url(place: str | Path) -> Path | str:
+    """A folder as a path, also one of a ``file:`` URL; any other fsspec URL (``s3://bucket/folder``) as text."""
     text = str(place)
-    found = re.match(r"([a-z][a-z0-9+.-]+):/", text)  # a Path has one slash less
+    found = _URL.match(text)
     if found is None:
         return Path(place)
     if found[1] in ("file", "local"):
-        return Path("/" + text[found.end() :].lstrip("/"))
-    url = f"{found[1]}://{text[found.end() :].lstrip('/')}"
+        return Path("/" + text[found.end() :])
+    return text if "://" in text else f"{found[1]}://{text[found.end() :]}"  # a Path has one slash less
+
+
+def local_path(place: str | Path) -> Path:
+    """``place`` as a folder's path; URLs other than ``file:`` are an ``OutputError``."""
+    found = path_or_url(place)
+    if isinstance(found, Path):
+        return found
     raise OutputError(
-        f"{url} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
+        f"{found} is a URL, and a folder is needed here: files are renamed into place and locked, which object stores "
         "cannot do; give a folder (a build goes to a URL with `msip shard OUT --to URL`)."
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 MOVED: dict[str, tuple[str, ...]] = {
+    "msip.archives.parts": ("msip.archives.volumes",),
     "msip.curation.appearance": ("msip.curation.image_measures",),
+    "msip.export.parts": ("msip.export.chunks",),
     "msip.inspection.appearance": ("msip.inspection.app_style", "msip.inspection.schema"),
     "msip.radiometry.bmp": ("msip.radiometry.cameras.bmp",),
     "msip.radiometry.dji": ("msip.radiometry.cameras.dji",),

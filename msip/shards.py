@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 
 from msip.engine import run_tasks
 from msip.errors import ManifestError, OutputError
-from msip.files import atomic_path, make_output_folder, sha256_bytes, sha256_file, write_bytes
+from msip.files import atomic_path, make_output_folder, path_or_url, sha256_bytes, sha256_file, write_bytes
 from msip.manifest import SCHEMA, Manifest, rows_without_flags, unmatched_flags
 from msip.progress import Progress, silent
-from msip.storage import Storage, decode_grey, filesystem, is_url, stored_bytes
+from msip.storage import Storage, decode_image, filesystem, stored_bytes
 from msip.subsets import select_subset
 from msip.trees import remote_errors
 
@@ -89,17 +89,19 @@ class Shards:
     @classmethod
     def read(cls, path: str | Path) -> Shards:
         """Open a folder or URL that ``msip shard`` wrote. Raises ``ManifestError``."""
+        root = path_or_url(path)
         try:
-            summary = json.loads(_read(path, SUMMARY_NAME))
-            if is_url(path):
-                table = pa.ipc.open_file(pa.py_buffer(_read(path, INDEX_NAME))).read_all()
+            summary = json.loads(_read(root, SUMMARY_NAME))
+            if isinstance(root, Path):
+                index = pa.memory_map(str(root / INDEX_NAME))
             else:
-                table = pa.ipc.open_file(pa.memory_map(str(Path(path) / INDEX_NAME))).read_all()
+                index = pa.py_buffer(_read(root, INDEX_NAME))
+            table = pa.ipc.open_file(index).read_all()
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise ManifestError(f"{path} holds no complete shards ({error}); run `msip shard` again.") from error
         if summary.get("version") != _VERSION or table.schema.names != INDEX_SCHEMA.names:
             raise ManifestError(f"{path} was made by another version of `msip shard`; make it again.")
-        return cls(table, path if is_url(path) else Path(path), summary)
+        return cls(table, root, summary)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -119,10 +121,11 @@ class Shards:
 
 def is_shards(path: str | Path) -> bool:
     """Whether ``path`` (folder or URL) holds shards, finished or not."""
-    if not is_url(path):
-        return (Path(path) / SUMMARY_NAME).is_file() or any(Path(path).glob(_part_name("msip-*")))
+    root = path_or_url(path)
+    if isinstance(root, Path):
+        return (root / SUMMARY_NAME).is_file() or any(root.glob(_note_name("msip-*")))
     try:
-        return bool(_read(path, SUMMARY_NAME))
+        return bool(_read(root, SUMMARY_NAME))
     except OSError:
         return False
 
@@ -165,17 +168,17 @@ def shard(
     target = _Target(to)
     target.prepare()
     jobs = list(_plan(manifest, target, layout, shard_bytes))
-    known = {job.name: part for job in jobs if (part := target.finished(job)) is not None}
-    progress("shards", sum(part.num_rows for part in known.values()), len(manifest))
+    known = {job.name: rows for job in jobs if (rows := target.finished(job)) is not None}
+    progress("shards", sum(rows.num_rows for rows in known.values()), len(manifest))
     kept = len(known)
     if kept < len(jobs):
         target.withdraw(SUMMARY_NAME)  # index and shards must be of one run
     for name, images in run_tasks(_write_shard, [job for job in jobs if job.name not in known], workers):
-        known[name] = target.part(name)
+        known[name] = target.note(name)
         progress("shards", images, len(manifest))
-    parts = [known[job.name] for job in jobs]
-    index = _index_bytes(parts)
-    summary = _summary(layout, exclude_flags, subset, len(manifest), parts, jobs)
+    noted = [known[job.name] for job in jobs]
+    index = _index_bytes(noted)
+    summary = _summary(layout, exclude_flags, subset, len(manifest), noted, jobs)
     summary["index_sha256"] = sha256_bytes(index)
     target.publish(INDEX_NAME, index)
     target.publish(SUMMARY_NAME, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
@@ -188,7 +191,7 @@ class _Target:
     """The folder or URL that shards go to; every file appears there whole or not at all."""
 
     def __init__(self, to: str | Path) -> None:
-        self.to = str(to) if is_url(to) else Path(to)
+        self.to = path_or_url(to)
 
     def prepare(self) -> None:
         """Make the folder, or refuse one that holds other things. Raises ``OutputError``, of a URL ``SourceError``."""
@@ -205,18 +208,19 @@ class _Target:
         notes.mkdir(exist_ok=True)
 
     def finished(self, job: _Job) -> pa.Table | None:
-        """The part of the index of a shard that is there, whole, and of the same images."""
+        """What is noted about a shard that is there, whole, and of the same images."""
         try:
-            part = self.part(job.name)
-            if part.schema.metadata[b"plan"].decode() != job.digest:
+            note = self.note(job.name)
+            facts = note.schema.metadata
+            if facts[b"plan"].decode() != job.digest:
                 return None
-            return part if self._size(job.name) == int(part.schema.metadata[b"bytes"]) else None
+            return note if self._size(job.name) == int(facts[b"bytes"]) else None
         except (OSError, pa.ArrowInvalid, KeyError):
             return None
 
-    def part(self, name: str) -> pa.Table:
+    def note(self, name: str) -> pa.Table:
         """What ``_write_shard`` noted about a shard."""
-        return pq.read_table(pa.BufferReader(_read(self.to, _part_name(name))))
+        return pq.read_table(pa.BufferReader(_read(self.to, _note_name(name))))
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
@@ -264,45 +268,35 @@ class _Target:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One image to be sharded: the index's columns that are copied, and where it is now."""
-
-    columns: dict[str, Any]
-    path: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class _Job:
-    """One shard: its file name, what names its content, and its images."""
+    """One shard: its file name, what names its content, and its images, rows of the manifest."""
 
     root: Path
     target: _Target
     layout: ShardLayout
     name: str
     digest: str
-    images: list[_Image]
+    images: list[dict[str, Any]]
 
 
 def _plan(manifest: Manifest, target: _Target, layout: ShardLayout, most: int) -> Iterator[_Job]:
     """Consecutive images, as many as fit."""
     names = (*_COPIED, "path", "width", "height")
-    batch: list[_Image] = []
+    batch: list[dict[str, Any]] = []
     filled, number = 0, 0
 
     def job() -> _Job:
         content = hashlib.sha256(f"{_VERSION} {layout}".encode())
         for image in batch:
-            content.update(json.dumps([image.columns, image.width, image.height], sort_keys=True).encode())
+            copied = {name: image[name] for name in _COPIED}
+            content.update(json.dumps([copied, image["width"], image["height"]], sort_keys=True).encode())
         return _Job(
             manifest.root, target, layout, f"msip-{number:06d}.{_SUFFIX[layout]}", content.hexdigest(), list(batch)
         )
 
     for rows in manifest.table.select(names).to_batches(max_chunksize=4096):
-        for row in rows.to_pylist():
-            image = _Image({name: row[name] for name in _COPIED}, row["path"], row["width"], row["height"])
-            size = row["width"] * row["height"] if layout == "raw" else _size_in_tar(manifest.root / row["path"])
+        for image in rows.to_pylist():
+            size = image["width"] * image["height"] if layout == "raw" else _size_in_tar(manifest.root / image["path"])
             if batch and filled + size > most:
                 yield job()
                 batch, filled, number = [], 0, number + 1
@@ -320,38 +314,32 @@ def _size_in_tar(path: Path) -> int:
 
 
 def _write_shard(job: _Job) -> tuple[str, int]:
-    """Write one shard, then its part of the index: the part is there only if the shard is whole."""
-    job.target.withdraw(_part_name(job.name))
+    """Write one shard, then its note (its rows of the index): it is there only if the shard is whole."""
+    job.target.withdraw(_note_name(job.name))
     with job.target.new_file(job.name) as path:
         with path.open("wb") as file:
             write = _write_tar if job.layout == "webdataset" else _write_raw
             places = write(job, file)
         size, digest = path.stat().st_size, sha256_file(path)
     rows = [
-        {
-            **image.columns,
-            "path": job.name,
-            "offset": offset,
-            "length": length,
-            "width": image.width,
-            "height": image.height,
-        }
+        {**image, "path": job.name, "offset": offset, "length": length}
         for image, (offset, length) in zip(job.images, places, strict=True)
     ]
     notes = {"plan": job.digest, "sha256": digest, "bytes": str(size)}
     table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata(notes))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    job.target.publish(_part_name(job.name), sink.getvalue().to_pybytes())
+    job.target.publish(_note_name(job.name), sink.getvalue().to_pybytes())
     return job.name, len(rows)
 
 
 def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        pixels = decode_grey(np.frombuffer(stored_bytes(job.root / image.path, image.columns["sha256"]), np.uint8))
-        if pixels is None or pixels.shape != (image.height, image.width):
-            raise ManifestError(f"{job.root / image.path} is gone or unreadable; run the build again to restore it.")
+        path = job.root / image["path"]
+        pixels = decode_image(np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8))
+        if pixels is None or pixels.shape != (image["height"], image["width"]):
+            raise ManifestError(f"{path} is gone or unreadable; run the build again to restore it.")
         places.append((file.tell(), pixels.size))
         file.write(pixels.tobytes())
     return places
@@ -360,10 +348,10 @@ def _write_raw(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
 def _write_tar(job: _Job, file: io.BufferedWriter) -> list[tuple[int, int]]:
     places = []
     for image in job.images:
-        key, suffix = tar_key(image.columns["image_id"]), Path(image.path).suffix
-        data = stored_bytes(job.root / image.path, image.columns["sha256"])
-        record = {**image.columns, "width": image.width, "height": image.height}
-        places.append((add_tar_member(file, key + suffix, data), len(data)))
+        key, path = tar_key(image["image_id"]), job.root / image["path"]
+        data = stored_bytes(path, image["sha256"])
+        record = {name: value for name, value in image.items() if name != "path"}
+        places.append((add_tar_member(file, key + path.suffix, data), len(data)))
         add_tar_member(file, key + ".json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
     end_tar(file)
     return places
@@ -390,12 +378,12 @@ def end_tar(file: io.BufferedIOBase) -> None:
     file.write(b"\0" * (2 * _BLOCK))
 
 
-def _part_name(name: str) -> str:
+def _note_name(name: str) -> str:
     return f".msip/{name}.parquet"
 
 
-def _index_bytes(parts: Sequence[pa.Table]) -> bytes:
-    table = pa.concat_tables([part.replace_schema_metadata(None) for part in parts]).combine_chunks()
+def _index_bytes(notes: Sequence[pa.Table]) -> bytes:
+    table = pa.concat_tables([note.replace_schema_metadata(None) for note in notes]).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -407,14 +395,18 @@ def _summary(
     exclude_flags: Sequence[str],
     subset: str | None,
     images: int,
-    parts: Sequence[pa.Table],
+    notes: Sequence[pa.Table],
     jobs: Sequence[_Job],
 ) -> dict[str, Any]:
-    files = []
-    for job, part in zip(jobs, parts, strict=True):
-        notes = part.schema.metadata
-        entry = {"file": job.name, "images": part.num_rows}
-        files.append({**entry, "bytes": int(notes[b"bytes"]), "sha256": notes[b"sha256"].decode()})
+    files = [
+        {
+            "file": job.name,
+            "images": note.num_rows,
+            "bytes": int(note.schema.metadata[b"bytes"]),
+            "sha256": note.schema.metadata[b"sha256"].decode(),
+        }
+        for job, note in zip(jobs, notes, strict=True)
+    ]
     return {
         "version": _VERSION,
         "layout": layout,
@@ -425,10 +417,10 @@ def _summary(
     }
 
 
-def _read(root: str | Path, name: str) -> bytes:
+def _read(root: Path | str, name: str) -> bytes:
     """The bytes of a file of a folder or URL. Raises ``OSError``."""
-    if not is_url(root):
-        return (Path(root) / name).read_bytes()
-    files, base = filesystem(str(root))
+    if isinstance(root, Path):
+        return (root / name).read_bytes()
+    files, base = filesystem(root)
     data: bytes = files.cat_file(f"{base}/{name}")
     return data

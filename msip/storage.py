@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 
 from msip.errors import ManifestError
 from msip.extras import need
-from msip.files import sha256_bytes
+from msip.files import path_or_url, sha256_bytes
 
 Layout = Literal["folder", "webdataset", "raw"]
 Grey: TypeAlias = NDArray[np.uint8]
 
+INFRARED_MEAN, INFRARED_STD = 0.3801, 0.1871
+"""What grey values in 0 to 1 are normalised with (reference: ``msip_dataset.py``, three equal channels); how the
+reference's authors computed them over MSIP was never published."""
+
 WHOLE_FILE = -1
 """``length`` of an image that has a file of its own."""
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether fsspec is needed to read it."""
-    return "://" in str(path)
 
 
 @contextlib.contextmanager
@@ -42,19 +41,11 @@ def quiet_cv2() -> Iterator[None]:
         log.setLogLevel(level)
 
 
-def decode_grey(data: NDArray[np.uint8]) -> Grey | None:
-    """One encoded image as uint8 (h, w), or ``None`` if it cannot be decoded.
-
-    Colour becomes luma; three equal channels give the channel.
-    """
-    return decode_image(data, 1)
-
-
-def decode_image(data: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | None:
+def decode_image(data: NDArray[np.uint8], channels: int = 1) -> NDArray[np.uint8] | None:
     """One encoded image as the reference's ``cv2.imread`` gives it, or ``None`` if it cannot be decoded.
 
-    One channel (h, w) where the file has one, BGR (h, w, 3) otherwise. Turned as stored: a manifest's sizes and RoIs
-    are of the stored pixels, whatever an EXIF tag says.
+    One channel (h, w): colour becomes luma, three equal channels give the channel. More ``channels``: BGR (h, w, 3).
+    Turned as stored: a manifest's sizes and RoIs are of the stored pixels, whatever an EXIF tag says.
     """
     if data.size == 0:
         return None
@@ -67,12 +58,7 @@ def decode_image(data: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | 
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def read_grey(path: Path) -> Grey | None:
-    """The stored image as uint8 (h, w), or ``None`` if it is absent or cannot be decoded; see ``decode_grey``."""
-    return read_image(path, 1)
-
-
-def read_image(path: Path, channels: int) -> NDArray[np.uint8] | None:
+def read_image(path: Path, channels: int = 1) -> NDArray[np.uint8] | None:
     """The stored image, or ``None`` if it is absent or cannot be decoded; see ``decode_image``."""
     try:
         return decode_image(np.fromfile(path, np.uint8), channels)
@@ -100,7 +86,7 @@ class Storage:
     """
 
     def __init__(self, root: str | Path, layout: Layout = "folder") -> None:
-        self.root, self.layout = root if is_url(root) else Path(root), layout
+        self.root, self.layout = path_or_url(root), layout
         self._open: dict[str, Any] = {}
         self._process: int | None = os.getpid()
 
@@ -120,8 +106,8 @@ class Storage:
                 pixels = self._pixels(path, offset, length)
                 return pixels.reshape(size[1], size[0]) if pixels.size == size[0] * size[1] else None
             if isinstance(self.root, Path) and length == WHOLE_FILE:
-                return read_grey(self.root / path)
-            return decode_grey(np.frombuffer(self._bytes(path, offset, length), np.uint8))
+                return read_image(self.root / path)
+            return decode_image(np.frombuffer(self._bytes(path, offset, length), np.uint8))
         except (OSError, ValueError):
             return None
 
@@ -136,7 +122,7 @@ class Storage:
         if isinstance(self.root, Path):
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # of Windows, which would change line ends
             return _read_at(self._opened(path, lambda: os.open(Path(self.root) / path, flags)), length, offset)
-        files, root = self._opened("", lambda: filesystem(str(self.root)))
+        files, root = self._opened("", lambda: filesystem(self.root))
         end = None if length == WHOLE_FILE else offset + length
         data: bytes = files.cat_file(f"{root}/{path}", start=offset, end=end)
         return data
@@ -156,10 +142,10 @@ def _read_at(descriptor: int, length: int, offset: int) -> bytes:
     return os.read(descriptor, length)
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str | Path) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it. Raises ``MissingExtra``."""
-    need("s3" if url.startswith("s3:") else "remote")
+    need("s3" if str(url).startswith("s3:") else "remote")
     import fsspec
 
-    files, root = fsspec.core.url_to_fs(url)
+    files, root = fsspec.core.url_to_fs(str(url))
     return files, root.rstrip("/")

@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from msip.errors import MsipError, SourceError
 from msip.extras import need
-from msip.files import local_path
+from msip.files import path_or_url
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+")  # a Path has one slash less
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 
 
@@ -39,15 +37,14 @@ def raw_tree(place: str | Path) -> Path:
     """A folder to read from; ``file:`` URLs are folders. Raises ``SourceError`` for a URL that fsspec cannot open."""
     if not isinstance(place, str) and is_remote(place):
         return place
-    found = _URL.match(str(place))
-    if found is None or found[1] in ("file", "local"):
-        return local_path(place)
-    need("s3" if found[1] == "s3" else "remote")
+    found = path_or_url(place)
+    if isinstance(found, Path):
+        return found
+    need("s3" if found.startswith("s3:") else "remote")
     from upath import UPath
 
-    url = f"{found[1]}://{str(place)[found.end() :]}"
-    with remote_errors(url):
-        tree = UPath(url)
+    with remote_errors(found):
+        tree = UPath(found)
         tree.fs.invalidate_cache()  # an earlier build in this process may have listed it
     return cast("Path", tree)
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from pad.demonstration import demo as demo
     from pad.diagnosis import doctor as doctor
     from pad.encoders import load_encoder as load_encoder
+    from pad.encoders.export import export_model as export_model
+    from pad.inference.features import image_features as image_features
+    from pad.inference.scale_maps import scale_maps as scale_maps
+    from pad.monitoring.report import write_report as write_report
+    from pad.training.pretrain import pretrain as pretrain
+    from pad.training.replay import replay as replay
 
 register(MOVED)
 
@@ -25,9 +31,15 @@ _HOMES = {
     "attach_adapters": "pad.adapters",
     "demo": "pad.demonstration",
     "doctor": "pad.diagnosis",
+    "export_model": "pad.encoders.export",
+    "image_features": "pad.inference.features",
     "load_adapters": "pad.adapters",
     "load_encoder": "pad.encoders",
+    "pretrain": "pad.training.pretrain",
+    "replay": "pad.training.replay",
     "save_adapters": "pad.adapters",
+    "scale_maps": "pad.inference.scale_maps",
+    "write_report": "pad.monitoring.report",
 }
 
 __all__ = list(_HOMES)

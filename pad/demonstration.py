@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msip.build_report import BuildReport
-from msip.crops import RoiCrop, cut, sample_key, sample_rng
+from msip.crops import RoiCrop, cut
 from msip.engine import cores
 from msip.errors import LayoutError, ManifestError
 from msip.export import ExportReport, export_crops
@@ -252,8 +252,7 @@ def _view_sheet(manifest: Manifest) -> NDArray[np.uint8]:
     ids = manifest.table.column("image_id").to_pylist()
     for row in _rows_of(manifest, 1)[:3]:
         image = _read(manifest, row)
-        for view in range(_VIEWS // 3):
-            rng = sample_rng(0, 0, sample_key(ids[row]), view)
-            box, flip = crop.draw((image.shape[1], image.shape[0]), manifest.rois(row), rng)
-            crops.append(cut(image, box, crop.size, flip=flip))
+        size = image.shape[1], image.shape[0]
+        drawn = crop.views(ids[row], size, manifest.rois(row), seed=0, epoch=0, count=_VIEWS // 3)
+        crops += [cut(image, box, crop.size, flip=flip) for box, flip in drawn]
     return contact_sheet(crops, columns=8)

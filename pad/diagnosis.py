@@ -12,7 +12,8 @@ import torch
 from msip.archives import RAR_ADVICE, rar_tool
 from msip.engine import cores
 from msip.extras import EXTRAS, how_to_get, missing
-from msip.files import free_bytes, human_bytes
+from msip.files import free_bytes
+from msip.formatting import human_bytes
 from msip.inspection.database import find_database
 
 _PACKAGES = ("torch", "timm", "numba", "opencv-python-headless", "pyarrow", "fiftyone")

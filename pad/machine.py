@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +23,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     Raises ``RunError`` for another name, or ``cuda`` without one.
     """
     if name not in DEVICES:
-        raise RunError(f"--device is {name!r}; choose one of {', '.join(DEVICES)}.")
+        raise RunError(f"`device` is {name!r}; choose one of {', '.join(DEVICES)}.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("--device cuda, but torch sees no CUDA device; use --device cpu, or see `msip doctor`.")
+        raise RunError("`device=cuda`, but torch sees no CUDA device; use `device=cpu`, or see `msip doctor`.")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
@@ -63,6 +62,13 @@ def memory_bytes(device: torch.device) -> int:
     """Peak memory: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        found = psutil.Process().memory_info()
+        return int(getattr(found, "peak_wset", found.rss))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -49,6 +49,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "pad.training.pretrain",
         "pad.machine",
         "pad.training.run_file",
+        "pad.training.assembly",
     ),
     "pad.processes": (
         "pad.training.processes",

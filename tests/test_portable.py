@@ -1,5 +1,6 @@
 """What works on any system: the modules and calls that only Linux or Unix has are hidden, new processes are spawned."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,22 +31,41 @@ if multiprocessing.get_start_method(allow_none=True) is None:
 """Runs at the start of every process, before any import of ours."""
 
 IMPORT_ALL = """
-import importlib, pkgutil, msip
-for module in pkgutil.walk_packages(msip.__path__, "msip."):
-    importlib.import_module(module.name)
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, f"{sys.argv[1]}."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 """
 
 BUILD = """
 import sys
 from pathlib import Path
 from msip import Manifest, build
-from msip.verify import verify
+from msip.verify import verify_build
 
 if __name__ == "__main__":
     frames, out = map(Path, sys.argv[1:])
     report = build(None, out, folder=frames, name="cam", workers=2)
     assert report.images == len(Manifest.read(out)) == 3 and report.rois > 0
-    assert verify(out, workers=2).ok
+    assert verify_build(out, workers=2).ok
+"""
+
+PRETRAIN = """
+import sys
+
+if __name__ == "__main__":
+    frames, data, run = sys.argv[1:]
+    from msip import build
+    from pad import pretrain
+    from pad.config import PretrainConfig
+
+    build(None, data, folder=frames, name="cam", with_rois=False)
+    model = {"model": "test_vit", "init": "random", "image_size": 32}
+    decoder = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2}
+    options = {"batch_size": 2, "max_steps": 2, "workers": 1, "device": "cpu"}
+    result = pretrain(PretrainConfig(data=data, out=run, **model, **decoder, **options))
+    assert result.status == "finished" and result.steps == 2, result
 """
 
 WRITE_AT_ONCE = """
@@ -89,13 +109,10 @@ def elsewhere(tmp_path):
     def run(script, *arguments):
         file = tmp_path / "script.py"
         file.write_text(script)
-        import os
-
         paths = [str(tmp_path / "hide"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        done = subprocess.run(
-            [sys.executable, file, *arguments], capture_output=True, text=True, env=environment, check=False
-        )
+        command = [sys.executable, file, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -114,8 +131,9 @@ def frames(tmp_path):
     return folder
 
 
-def test_every_module_is_imported(elsewhere):
-    elsewhere(IMPORT_ALL)
+@pytest.mark.parametrize("package", ["msip", "msip_cli", pytest.param("pad", marks=pytest.mark.slow)])
+def test_every_module_is_imported(elsewhere, package):
+    elsewhere(IMPORT_ALL, package)
 
 
 def test_a_folder_is_built_and_verified(elsewhere, frames, tmp_path):
@@ -124,6 +142,10 @@ def test_a_folder_is_built_and_verified(elsewhere, frames, tmp_path):
 
 def test_shards_are_written_and_read(elsewhere, frames, tmp_path):
     elsewhere(SHARDS, frames, tmp_path / "out", tmp_path / "shards")
+
+
+def test_two_steps_are_trained(elsewhere, frames, tmp_path):
+    elsewhere(PRETRAIN, frames, tmp_path / "out", tmp_path / "run")
 
 
 def test_one_writer_at_a_time(elsewhere, tmp_path):

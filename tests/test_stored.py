@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from msip import Manifest, build
 from msip.shards import Shards
-from msip.verify import verify
+from msip.verify import verify_build as verify
 from pad import load_adapters, load_encoder
 from pad.config import PretrainConfig
 from pad.training.pretrain import pretrain

@@ -1,4 +1,4 @@
-"""From an archive (or its parts) to files: checked, only what is wanted, each file whole or absent, repeatable."""
+"""From an archive (or its volumes) to files: checked, only what is wanted, each file whole or absent, repeatable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from msip.archives.parts import Joined, find_parts
 from msip.archives.policy import Limits, Member, Meter, broken, check_member, member_path, printable
 from msip.archives.reader import Reader
 from msip.archives.readers import open_reader
+from msip.archives.volumes import Joined, find_volumes
 from msip.errors import ArchiveError, OutputError, UnsafeArchive
 from msip.files import TEMPORARY_SUFFIX, free_bytes, write_errors
 from msip.formatting import human_bytes
@@ -57,7 +57,7 @@ def extract(
     with the archive's size and time is left alone. Where an archive is refused, what this call wrote is removed.
 
     Args:
-        archive: the file, any of its parts, or all parts in order.
+        archive: the file, any of its volumes, or all volumes in order.
         to: folder, made where it does not exist; nothing is ever written outside it.
         wanted: see ``Wanted``.
         limits: against bombs.
@@ -69,13 +69,13 @@ def extract(
         MissingExtra: 7z, rar or tar.zst without the extra ``archives``.
         OutputError: the disk is full, or ``to`` cannot be written.
     """
-    parts = find_parts(Path(archive)) if isinstance(archive, (str, Path)) else [Path(path) for path in archive]
+    volumes = find_volumes(Path(archive)) if isinstance(archive, (str, Path)) else [Path(path) for path in archive]
     limits = limits or Limits()
-    writer = _Writer(parts[0].name, Path(to))
-    raw = Joined(parts)
-    meter = Meter(parts[0].name, limits)
+    writer = _Writer(volumes[0].name, Path(to))
+    raw = Joined(volumes)
+    meter = Meter(volumes[0].name, limits)
     try:
-        with raw, _kept_or_removed(writer), open_reader(parts, raw, meter) as reader:
+        with raw, _kept_or_removed(writer), open_reader(volumes, raw, meter) as reader:
             _check_listing(reader, meter, writer.folder, wanted)
             return _write_members(reader, meter, writer, _chooser(wanted), progress)
     finally:

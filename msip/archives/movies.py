@@ -15,9 +15,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from msip.archives.parts import Joined
 from msip.archives.policy import Member, Meter, broken
 from msip.archives.reader import Reader
+from msip.archives.volumes import Joined
 from msip.errors import UnsafeArchive
 
 HEADER_BYTES = 1024
@@ -39,14 +39,14 @@ class MovieReader(Reader):
         by_markers: the index was broken.
     """
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        super().__init__(parts, raw, meter)
-        self._file = parts[0].open("rb")
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        super().__init__(volumes, raw, meter)
+        self._file = volumes[0].open("rb")
         if raw.size <= HEADER_BYTES:
             self._file.close()
             raise broken(meter.archive, f"it has {raw.size:,} bytes, a movie has a header of {HEADER_BYTES:,}")
         self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.mtime = parts[0].stat().st_mtime
+        self.mtime = volumes[0].stat().st_mtime
         self.announced = struct.unpack_from("<I", self.data, _FRAMES_AT)[0]
         spans = indexed_frames(self.data)
         self.by_markers = spans is None or len(spans) < self.announced < len(self.data)

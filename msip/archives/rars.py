@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from msip.archives.formats import RAR_ADVICE, rar_tool
-from msip.archives.parts import Joined
 from msip.archives.pipe import Pipe
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
+from msip.archives.volumes import Joined
 from msip.errors import ArchiveError
 from msip.extras import need
 
@@ -33,14 +33,14 @@ _COMMANDS = {
 class RarReader(Reader):
     """Members in the archive's order; rarfile finds the other volumes itself."""
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        super().__init__(parts, raw, meter)
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        super().__init__(volumes, raw, meter)
         need("archives")
         import rarfile
 
         self.pipe: Pipe | None = None
         try:
-            self.rar = rarfile.RarFile(str(parts[0]))
+            self.rar = rarfile.RarFile(str(volumes[0]))
             self.infos = self.rar.infolist()
             self.packed_bytes = sum(Path(path).stat().st_size for path in self.rar.volumelist())
         except rarfile.NeedFirstVolume as error:
@@ -67,7 +67,7 @@ class RarReader(Reader):
             raise ArchiveError(f"{self.meter.archive} cannot be unpacked: {RAR_ADVICE}.")
         name = Path(tool).name
         left_out = _without_empty(files) if name == "bsdtar" else []
-        command = [tool, *left_out, *_COMMANDS[name], str(self.parts[0].resolve())]
+        command = [tool, *left_out, *_COMMANDS[name], str(self.volumes[0].resolve())]
         self.pipe = Pipe(command, self.meter)
         for info in self.infos:
             chunks = self._piped(info) if info.is_file() else iter(())

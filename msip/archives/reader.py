@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msip.archives.parts import Joined
 from msip.archives.policy import Member, Meter
+from msip.archives.volumes import Joined
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,13 +22,13 @@ class Reader(ABC):
     """An open archive.
 
     Attributes:
-        parts: its files.
+        volumes: its files.
         raw: them as one.
         meter: counts what comes out.
     """
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        self.parts, self.raw, self.meter = list(parts), raw, meter
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        self.volumes, self.raw, self.meter = list(volumes), raw, meter
         self.packed_bytes = raw.size
 
     def listing(self) -> Iterator[Member]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from msip.archives.formats import Format, sniff
 from msip.archives.movies import MovieReader
-from msip.archives.parts import Joined
 from msip.archives.policy import Meter
 from msip.archives.rars import RarReader
 from msip.archives.reader import Reader
 from msip.archives.sevenzip import SevenZipReader
 from msip.archives.tars import TarReader
+from msip.archives.volumes import Joined
 from msip.archives.zips import ZipReader
 from msip.errors import ArchiveError
 
@@ -29,19 +29,20 @@ READERS: dict[Format, type[Reader]] = {
 }
 
 
-def open_reader(parts: Sequence[Path], raw: Joined, meter: Meter) -> Reader:
+def open_reader(volumes: Sequence[Path], raw: Joined, meter: Meter) -> Reader:
     """The reader for an archive, by its first bytes. Raises ``ArchiveError`` for a format not read here."""
-    kind = sniff(parts[0])
-    if kind is None and parts[-1].suffix.lower() == ".zip" and sniff(parts[-1]) is None and parts[0].stat().st_size:
-        kind = "zip" if len(parts) > 1 else None
-    if kind is None and ".tar" in parts[0].name.lower():
+    first, last = volumes[0], volumes[-1]
+    kind = sniff(first)
+    if kind is None and len(volumes) > 1 and last.suffix.lower() == ".zip" and not sniff(last) and first.stat().st_size:
+        kind = "zip"
+    if kind is None and ".tar" in first.name.lower():
         kind = "tar"  # before 1988 there was no magic
     if kind is None:
         raise ArchiveError(
-            f"{parts[0].name} is no archive that is read here ({_looks_like(parts[0])}); expected zip, tar (gz, bz2, "
-            "xz, zst), 7z, rar or a .seq movie."
+            f"{first.name} is no archive that is read here ({_looks_like(first)}); expected zip, tar (gz, bz2, xz, "
+            "zst), 7z, rar or a .seq movie."
         )
-    return READERS[kind](parts, raw, meter)
+    return READERS[kind](volumes, raw, meter)
 
 
 def _looks_like(path: Path) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from msip.archives.parts import Joined
 from msip.archives.pipe import CANNOT, MEMORY, Pipe
 from msip.archives.policy import Kind, Member, Meter, broken
 from msip.archives.reader import CHUNK, Reader
 from msip.archives.tars import Forward, tar_members
+from msip.archives.volumes import Joined
 from msip.extras import need
 
 _MAX_LISTING = 1 << 29
@@ -30,10 +30,10 @@ _CHILD = "from msip.archives.sevenzip import child; child()"
 class SevenZipReader(Reader):
     """The listing comes first, then the members in the archive's order."""
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        super().__init__(parts, raw, meter)
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        super().__init__(volumes, raw, meter)
         need("archives")
-        self.pipe = Pipe([sys.executable, "-c", _CHILD, *map(str, parts)], meter, child_environment())
+        self.pipe = Pipe([sys.executable, "-c", _CHILD, *map(str, volumes)], meter, child_environment())
 
     def listing(self) -> Iterator[Member]:
         """From the directory, which the child sends as one line of JSON."""
@@ -102,11 +102,11 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def _send(parts: list[Path]) -> None:
+def _send(volumes: list[Path]) -> None:
     import py7zr
 
     out = sys.stdout.buffer
-    with io.BufferedReader(Joined(parts), CHUNK) as file, py7zr.SevenZipFile(file) as archive:
+    with io.BufferedReader(Joined(volumes), CHUNK) as file, py7zr.SevenZipFile(file) as archive:
         if archive.needs_password():
             raise py7zr.exceptions.PasswordRequired("it is encrypted")
         members = [_member(entry) for entry in archive.files]

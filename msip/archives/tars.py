@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from msip.archives.formats import sniff
-from msip.archives.parts import Joined
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
+from msip.archives.volumes import Joined
 from msip.errors import UnsafeArchive
 from msip.extras import need
 
@@ -179,9 +179,9 @@ class Forward(io.RawIOBase):
 class TarReader(Reader):
     """A tar has no directory: members are checked as they come."""
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        super().__init__(parts, raw, meter)
-        kind = sniff(parts[0])
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        super().__init__(volumes, raw, meter)
+        kind = sniff(volumes[0])
         make = _DECOMPRESSORS.get(kind or "tar")
         stream = Unpacked(raw, make, meter) if make else raw
         self.forward = Forward(io.BufferedReader(stream, CHUNK), meter.archive)

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from msip.archives.parts import Joined
 from msip.archives.policy import Kind, Member, Meter, broken, printable
 from msip.archives.reader import CHUNK, Reader
+from msip.archives.volumes import Joined, Seekable
 from msip.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")
@@ -28,10 +28,10 @@ _UNIX = 3
 class ZipReader(Reader):
     """Members are read where they lie; what is not wanted is not even decompressed."""
 
-    def __init__(self, parts: Sequence[Path], raw: Joined, meter: Meter) -> None:
-        super().__init__(parts, raw, meter)
+    def __init__(self, volumes: Sequence[Path], raw: Joined, meter: Meter) -> None:
+        super().__init__(volumes, raw, meter)
         self._consumed = 0
-        split = len(parts) > 1 and parts[-1].suffix.lower() == ".zip" and parts[0].suffix.lower() != ".001"
+        split = len(volumes) > 1 and volumes[-1].suffix.lower() == ".zip" and volumes[0].suffix.lower() != ".001"
         try:
             file = _as_one_volume(raw) if split else io.BufferedReader(raw, CHUNK)
             _refuse_huge_directory(meter.archive, file)
@@ -181,22 +181,11 @@ def _absolute(file: io.BufferedIOBase | io.BufferedReader, disk: int, offset: in
     return starts[disk] + offset
 
 
-class _Overlay(io.RawIOBase):
+class _Overlay(Seekable):
     """A file whose end, from ``cut`` on, is replaced by ``tail``."""
 
     def __init__(self, raw: Joined, cut: int, tail: bytes) -> None:
-        self.raw, self.cut, self.tail, self.position = raw, cut, tail, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.cut + len(self.tail)}[whence]
-        self.position = max(0, base + offset)
-        return self.position
+        self.raw, self.cut, self.tail, self.size = raw, cut, tail, cut + len(tail)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self.position >= self.cut:

@@ -1,4 +1,4 @@
-"""What an export says of itself: a table, a COCO file, a contact sheet; written part by part."""
+"""What an export says of itself: a table, a COCO file, a contact sheet; written chunk by chunk."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from msip.export.parts import PART_SCHEMA, CropFormat
+from msip.export.chunks import CHUNK_SCHEMA, CropFormat
 from msip.files import atomic_path, write_bytes
 from msip.manifest import ROI_FIELDS
 from msip.pictures import contact_sheet, encode_png
+from msip.sampling import evenly_spread
 from msip.storage import WHOLE_FILE, Storage
 
 TABLE_NAME = "crops.csv"
 SHEET_NAME = "contact_sheet.png"
 ANNOTATIONS_NAME = "annotations.json"
 _SHEET_CROPS = 64
-_LISTED = [name for name in PART_SCHEMA.names if name not in ("offset", "length", "boxes")]
+_LISTED = [name for name in CHUNK_SCHEMA.names if name not in ("offset", "length", "boxes")]
 _PROVENANCE = ("image_id", "mode", "view", "source", "split", "image_sha256", "transform", "flip", "seed", "epoch")
 
-Parts: TypeAlias = Callable[[], Iterator[pa.Table]]
-"""The rows of an export from the beginning, part by part; see ``PART_SCHEMA``."""
+Chunks: TypeAlias = Callable[[], Iterator[pa.Table]]
+"""The rows of an export from the beginning, chunk by chunk; see ``CHUNK_SCHEMA``."""
 
 
-def write_table(to: Path, parts: Parts) -> None:
+def write_table(to: Path, chunks: Chunks) -> None:
     """``crops.csv``: one row a crop."""
-    schema = pa.schema([PART_SCHEMA.field(name) for name in _LISTED])
+    schema = pa.schema([CHUNK_SCHEMA.field(name) for name in _LISTED])
     with (
         atomic_path(to / TABLE_NAME) as temporary,
         csv.CSVWriter(str(temporary), schema, write_options=csv.WriteOptions(quoting_style="needed")) as writer,
     ):
-        for part in parts():
-            writer.write_table(part.select(_LISTED))
+        for chunk in chunks():
+            writer.write_table(chunk.select(_LISTED))
 
 
-def write_coco(to: Path, parts: Parts, licences: Sequence[str]) -> None:
+def write_coco(to: Path, chunks: Chunks, licences: Sequence[str]) -> None:
     """``annotations.json``: an image for each crop, an annotation for each proposal in it, in the crop's pixels."""
     numbers = {name: number for number, name in enumerate(licences, 1)}
     with atomic_path(to / ANNOTATIONS_NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"info": {"description": "Crops of msip export-crops"},\n"licenses": ')
         json.dump([{"id": number, "name": name, "url": ""} for name, number in numbers.items()], file)
         file.write(',\n"categories": [{"id": 1, "name": "proposal", "supercategory": "roi"}],\n"images": [')
-        _write_list(file, _coco_images(parts, numbers))
+        _write_list(file, _coco_images(chunks, numbers))
         file.write('],\n"annotations": [')
-        _write_list(file, _coco_annotations(parts))
+        _write_list(file, _coco_annotations(chunks))
         file.write("]}\n")
 
 
@@ -59,10 +59,10 @@ def _write_list(file: IO[str], entries: Iterator[dict[str, Any]]) -> None:
         separator = ",\n"
 
 
-def _coco_images(parts: Parts, licences: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _coco_images(chunks: Chunks, licences: dict[str, int]) -> Iterator[dict[str, Any]]:
     number = 0
-    for part in parts():
-        for row in part.to_pylist():
+    for chunk in chunks():
+        for row in chunk.to_pylist():
             number += 1
             yield {
                 "id": number,
@@ -75,10 +75,10 @@ def _coco_images(parts: Parts, licences: dict[str, int]) -> Iterator[dict[str, A
             }
 
 
-def _coco_annotations(parts: Parts) -> Iterator[dict[str, Any]]:
+def _coco_annotations(chunks: Chunks) -> Iterator[dict[str, Any]]:
     image, number = 0, 0
-    for part in parts():
-        for boxes in part.column("boxes").to_pylist():
+    for chunk in chunks():
+        for boxes in chunk.column("boxes").to_pylist():
             image += 1
             for box in boxes:
                 number += 1
@@ -93,26 +93,25 @@ def _coco_annotations(parts: Parts) -> Iterator[dict[str, Any]]:
                 }
 
 
-def write_sheet(to: Path, parts: Parts, fmt: CropFormat, crops: int) -> None:
+def write_sheet(to: Path, chunks: Chunks, fmt: CropFormat, crops: int) -> None:
     """Crops from all over the export, evenly spread."""
     if crops == 0:
         (to / SHEET_NAME).unlink(missing_ok=True)
         return
     storage = Storage(to, "webdataset" if fmt == "webdataset" else "folder")
-    images = [_read_crop(storage, place) for place in _spread(parts, crops)]
+    images = [_read_crop(storage, place) for place in _spread(chunks, crops)]
     write_bytes(to / SHEET_NAME, encode_png(contact_sheet([image for image in images if image is not None])))
 
 
-def _spread(parts: Parts, crops: int) -> Iterator[dict[str, Any]]:
-    chosen = np.unique(np.linspace(0, crops - 1, _SHEET_CROPS).astype(int))
+def _spread(chunks: Chunks, crops: int) -> Iterator[dict[str, Any]]:
+    chosen = evenly_spread(crops, _SHEET_CROPS)
     first = 0
-    for part in parts():
-        here = chosen[(chosen >= first) & (chosen < first + len(part))] - first
-        yield from part.select(["file", "shard", "offset", "length"]).take(pa.array(here)).to_pylist()
-        first += len(part)
+    for chunk in chunks():
+        here = chosen[(chosen >= first) & (chosen < first + len(chunk))] - first
+        yield from chunk.select(["file", "shard", "offset", "length"]).take(pa.array(here)).to_pylist()
+        first += len(chunk)
 
 
 def _read_crop(storage: Storage, place: dict[str, Any]) -> Any:
-    if place["shard"] is None:
-        return storage.read_grey(place["file"], 0, WHOLE_FILE, (0, 0))
-    return storage.read_grey(place["shard"], place["offset"], place["length"], (0, 0))
+    length = WHOLE_FILE if place["shard"] is None else place["length"]
+    return storage.read_grey(place["shard"] or place["file"], place["offset"], length, (0, 0))

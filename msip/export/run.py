@@ -11,8 +11,8 @@ import pyarrow as pa
 from msip.crops import RoiCrop
 from msip.engine import run_tasks
 from msip.errors import ManifestError, OptionError, OutputError
+from msip.export.chunks import Chunk, CropFormat, is_finished, notes_folder, plan, read_note, remove_chunk, write_chunk
 from msip.export.listing import ANNOTATIONS_NAME, SHEET_NAME, TABLE_NAME, write_coco, write_sheet, write_table
-from msip.export.parts import CropFormat, Part, is_finished, notes_folder, plan, read_note, remove_part, write_part
 from msip.export.recipe import CropRecipe, Mode
 from msip.files import local_path, make_output_folder, sync_all
 from msip.manifest import Manifest, unmatched_flags
@@ -89,16 +89,16 @@ def export_crops(
     manifest = _images(whole, recipe, exclude_flags)
     to = local_path(to)
     _prepare(to)
-    parts = list(plan(manifest, to, fmt, recipe, tar_pixels))
-    _remove_others(to, parts)
-    finished = {part.name for part in parts if is_finished(part)}
-    kept = sum(int(_note(part).schema.metadata[b"images"]) for part in parts if part.name in finished)
+    chunks = list(plan(manifest, to, fmt, recipe, tar_pixels))
+    _remove_others(to, chunks)
+    finished = {chunk.name for chunk in chunks if is_finished(chunk)}
+    kept = sum(int(_note(chunk).schema.metadata[b"images"]) for chunk in chunks if chunk.name in finished)
     progress("crops", kept, len(manifest))
     if recipe.mode == "training":
         warm_up()  # compile once here, so that the workers load the cached code
-    for _, images in run_tasks(write_part, [part for part in parts if part.name not in finished], workers):
+    for _, images in run_tasks(write_chunk, [chunk for chunk in chunks if chunk.name not in finished], workers):
         progress("crops", images, len(manifest))
-    crops, with_crops = _list_crops(to, parts, fmt, manifest)
+    crops, with_crops = _list_crops(to, chunks, fmt, manifest)
     notes = unmatched_flags(whole.table, exclude_flags)
     return ExportReport(len(manifest), crops, len(manifest) - with_crops, kept, notes)
 
@@ -122,29 +122,29 @@ def _prepare(to: Path) -> None:
     notes_folder(to).mkdir(parents=True, exist_ok=True)
 
 
-def _remove_others(to: Path, parts: list[Part]) -> None:
+def _remove_others(to: Path, chunks: list[Chunk]) -> None:
     """Remove what an earlier export of other crops wrote; its lists go first, as they no longer hold."""
-    digests = {part.note: part.digest for part in parts}
+    digests = {chunk.note: chunk.digest for chunk in chunks}
     for path in sorted(notes_folder(to).glob("*.parquet")):
         note = read_note(path)
         if note is None or note.schema.metadata[b"digest"].decode() != digests.get(path):
             for name in (TABLE_NAME, ANNOTATIONS_NAME, SHEET_NAME):
                 (to / name).unlink(missing_ok=True)
-            remove_part(to, path)
+            remove_chunk(to, path)
 
 
-def _note(part: Part) -> pa.Table:
-    note = read_note(part.note)
+def _note(chunk: Chunk) -> pa.Table:
+    note = read_note(chunk.note)
     if note is None:
-        raise OutputError(f"{part.note} vanished; run the same command again.")
+        raise OutputError(f"{chunk.note} vanished; run the same command again.")
     return note
 
 
-def _list_crops(to: Path, parts: list[Part], fmt: CropFormat, manifest: Manifest) -> tuple[int, int]:
+def _list_crops(to: Path, chunks: list[Chunk], fmt: CropFormat, manifest: Manifest) -> tuple[int, int]:
     """Write the lists; returns the number of crops, and of images that gave some."""
 
     def notes() -> Iterator[pa.Table]:
-        return map(_note, parts)
+        return map(_note, chunks)
 
     crops = with_crops = 0
     for note in notes():

@@ -75,7 +75,7 @@ def find_database() -> Database:
     if uri:
         version, problem = _ask_server(uri)
         return Database("server", _host(uri), version=version, problem=problem)
-    mongod = Path(package.origin).parent / "db" / "bin" / "mongod"
+    mongod = Path(package.origin).parent / "db" / "bin" / ("mongod.exe" if os.name == "nt" else "mongod")
     folder = Path(_setting("database_dir") or Path.home() / ".fiftyone" / "var" / "lib" / "mongo").expanduser()
     if not mongod.is_file():
         return Database(

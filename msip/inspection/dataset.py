@@ -104,33 +104,24 @@ class Inspection:
         return launch(self.dataset, address=address, port=port, remote=remote)
 
 
-def import_build(
-    fiftyone: Any,
-    out: str | Path,
-    *,
-    draw: Draw | None = None,
-    max_samples: int | None = None,
-    progress: Progress = silent,
-) -> Inspection:
+def import_build(fiftyone: Any, rows: Rows, *, draw: Draw | None = None, progress: Progress = silent) -> Inspection:
     """Make or update the dataset of a build, its patches and its saved views.
 
     Args:
         fiftyone: the module, from ``msip.inspection.database.connect``.
-        out: the folder of the build.
+        rows: of the build's manifest, those that the dataset is to hold.
         draw: the training crops; seed 0, epoch 0, four an image by default.
-        max_samples: only this many images, spread evenly over the manifest; all by default.
         progress: of the stages ``into FiftyOne's database``, in images, and ``views``.
 
     Raises:
-        ManifestError: there is no readable manifest.
+        ManifestError: the manifest is damaged.
         InspectionError: the images are not where it says.
     """
     draw = draw or Draw()
-    rows = Rows(out, max_samples)
     root = str(rows.root)
     missing = find_missing(rows.manifest)
     dataset = _load_or_create(fiftyone, root)
-    state = {"format": FORMAT, "root": root, "manifest": rows.manifest.digest(), "max_samples": max_samples}
+    state = {"format": FORMAT, "root": root, "manifest": rows.manifest.digest(), "max_samples": rows.max_samples}
     noted = dict(dataset.info.get(INFO, {}))
     current = {name: noted.get(name) for name in state} == state and len(dataset) == len(rows)
     drawn = noted.get("crops") == draw.as_dict()

@@ -109,6 +109,7 @@ class Rows:
     """A manifest on disk, or some of its rows; lists hold one entry a row.
 
     Attributes:
+        max_samples: the most rows, spread evenly; ``None`` for all.
         manifest: ``image_id``, ``source``, ``path`` and ``flags`` of the rows.
         root: the folder OUT, absolute.
         sample_ids: in the database.
@@ -120,6 +121,7 @@ class Rows:
         manifest = Manifest.read(out, ("image_id", "source", "path", "flags"))
         self.root = manifest.root.resolve()
         self._file = pq.ParquetFile(manifest.root / MANIFEST_NAME, memory_map=True)
+        self.max_samples = max_samples
         self._chosen = evenly_spread(len(manifest), max_samples)
         self.manifest = manifest.limited(max_samples)
         self._image_ids = self.manifest.table.column("image_id").to_pylist()

@@ -13,6 +13,7 @@ from msip.inspection import tags
 from msip.inspection.database import connect
 from msip.inspection.dataset import Draw, Inspection, import_build
 from msip.inspection.embeddings import add_embeddings
+from msip.inspection.rows import Rows
 from msip.manifest import Manifest
 from msip.progress import Progress, silent
 
@@ -50,16 +51,14 @@ def inspect(
         InspectionError: FiftyOne or its database cannot be used, or no image is where the manifest says.
         OptionError: ``embeddings`` of another number of images.
     """
-    Manifest.read(out, ["path"])  # before FiftyOne's five seconds
+    rows = Rows(out, max_samples)  # before FiftyOne's five seconds
     fiftyone = connect()
-    result = import_build(fiftyone, out, draw=Draw(seed, epoch, per_image), max_samples=max_samples, progress=progress)
+    result = import_build(fiftyone, rows, draw=Draw(seed, epoch, per_image), progress=progress)
     if embeddings is not None:
-        features = embeddings(result.rows.manifest) if callable(embeddings) else embeddings
-        if len(features) != len(result.rows):
-            raise OptionError(
-                f"`embeddings` has {len(features):,} rows, expected one for each of {len(result.rows):,}."
-            )
-        add_embeddings(fiftyone, result.dataset, result.rows.sample_ids, features)
+        features = embeddings(rows.manifest) if callable(embeddings) else embeddings
+        if len(features) != len(rows):
+            raise OptionError(f"`embeddings` has {len(features):,} rows, expected one for each of {len(rows):,}.")
+        add_embeddings(fiftyone, result.dataset, rows.sample_ids, features)
     return result
 
 

@@ -32,8 +32,9 @@ from msip.radiometry import to_grey
 from msip.statistics import plots
 from msip.statistics.croissant import croissant
 from msip.statistics.page import render
-from msip.statistics.summary import REFERENCE_MEAN, REFERENCE_STD, Numbers, summarise
+from msip.statistics.summary import Numbers, summarise
 from msip.statistics.terms import commercial_shares, terms_of
+from msip.storage import INFRARED_MEAN, INFRARED_STD
 from msip.version import __version__
 
 FOLDER = "stats"
@@ -108,7 +109,7 @@ def _with_facts(manifest: Manifest, numbers: Numbers) -> Numbers:
         },
         "definitions": DEFINITIONS,
         **numbers,
-        "reference": {"mean": REFERENCE_MEAN, "std": REFERENCE_STD},
+        "reference": {"mean": INFRARED_MEAN, "std": INFRARED_STD},
         "commercial": commercial_shares(terms),
         "terms": {item.name: item.as_dict() for item in terms},
     }

@@ -22,9 +22,6 @@ from msip.curation.image_measures import HISTOGRAM_BINS
 from msip.errors import ManifestError
 from msip.manifest import MANIFEST_NAME, Manifest, flag_name
 
-REFERENCE_MEAN, REFERENCE_STD = 0.3801, 0.1871
-"""What the reference code normalises with, 0 to 1; how it was computed was never published."""
-
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEASURED = {"brightness": "mean", "contrast": "contrast", "entropy": "entropy"}
 _MOST_SIZES = 8

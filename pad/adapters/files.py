@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,51 @@ from pad.adapters.attach import (
     trunk_state_dict,
 )
 from pad.adapters.bottleneck import Adapter, PadConfig
-from pad.weights.files import read_weights
+from pad.weights.files import State, read_weights
 
 ADAPTER_FILE = "adapter.safetensors"
 
 RECORD_FORMAT = "pad-adapter/1"
+
+
+@dataclass(frozen=True)
+class SavedAdapters:
+    """A file of adapters, read: its tensors by the model's names, and its safetensors metadata."""
+
+    file: Path
+    state: State = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> SavedAdapters:
+        """From a folder or a file. Raises ``WeightsError`` for one that cannot be read."""
+        file = _adapter_file(Path(path))
+        return cls(file, *read_weights(file))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The description of the adapters: the JSON beside the file, else its metadata. Raises ``WeightsError``."""
+        description = self.file.with_suffix(".json")
+        try:
+            record = json.loads(description.read_text() if description.is_file() else self.metadata["pad"])
+            if record["format"] != RECORD_FORMAT:
+                raise ValueError(record["format"])
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise WeightsError(
+                f"{self.file} has no description of its adapters that can be read ({description.name}); keep the two "
+                "files together."
+            ) from error
+        return dict(record)
+
+    @property
+    def config(self) -> PadConfig:
+        """The ``PadConfig`` in the description. Raises ``WeightsError``."""
+        try:
+            return PadConfig(**self.record["config"])
+        except (ModelError, TypeError, KeyError) as error:
+            raise WeightsError(
+                f"{self.file} is described by no valid adapter configuration ({error}); get it again."
+            ) from error
 
 
 def trunk_hash(model: nn.Module) -> str:
@@ -96,11 +137,13 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
     ``PadConfig`` than the model's adapters, or cannot be read, and ``ModelError`` for a model that takes none; the
     model is unchanged then.
     """
-    file = _adapter_file(Path(path))
-    state, metadata = read_weights(file)
-    record = read_record(file, metadata)
-    _check_base(model, record, file)
-    config = recorded_config(record, file)
+    return fit_adapters(model, SavedAdapters.read(path))
+
+
+def fit_adapters(model: nn.Module, saved: SavedAdapters) -> nn.Module:
+    """Attach adapters that were read, as ``load_adapters`` does, whose errors it raises."""
+    file, state, config = saved.file, saved.state, saved.config
+    _check_base(model, saved.record, file)
     if has_adapters(model) and config_of(model) != config:
         raise WeightsError(f"{file} holds adapters of {config}, the model has {config_of(model)}; detach those first.")
     expected = _expected_shapes(model, config)
@@ -111,29 +154,6 @@ def load_adapters(model: nn.Module, path: str | Path) -> nn.Module:
         attach_adapters(model, config)
     model.load_state_dict(state, strict=False)
     return model
-
-
-def read_record(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The description of saved adapters: the JSON beside the file, else its metadata. Raises ``WeightsError``."""
-    description = file.with_suffix(".json")
-    try:
-        record = json.loads(description.read_text() if description.is_file() else metadata["pad"])
-        if record["format"] != RECORD_FORMAT:
-            raise ValueError(record["format"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"{file} has no description of its adapters that can be read ({description.name}); keep the two files "
-            "together."
-        ) from error
-    return dict(record)
-
-
-def recorded_config(record: dict[str, Any], file: Path) -> PadConfig:
-    """The ``PadConfig`` in the description of saved adapters. Raises ``WeightsError``."""
-    try:
-        return PadConfig(**record["config"])
-    except (ModelError, TypeError, KeyError) as error:
-        raise WeightsError(f"{file} is described by no valid adapter configuration ({error}); get it again.") from error
 
 
 def _adapter_file(path: Path) -> Path:

@@ -47,12 +47,12 @@ def _open_projections(attention: Any, model: str) -> None:
     """Make sure that the attention calls its projection, and does not just use its weight past LoRA."""
     if not any(isinstance(getattr(attention, name, None), nn.Linear) for name in _TARGETS):
         raise ModelError(
-            f"the attention of {model} has no {' or '.join(_TARGETS)} for LoRA; choose another --paradigm."
+            f"the attention of {model} has no {' or '.join(_TARGETS)} for LoRA; choose another `paradigm`."
         )
     if getattr(attention, "q_bias", None) is None:
         return
     if not hasattr(attention, "qkv_bias_separate"):
-        raise ModelError(f"the attention of {model} leaves LoRA out of its projections; choose another --paradigm.")
+        raise ModelError(f"the attention of {model} leaves LoRA out of its projections; choose another `paradigm`.")
     attention.qkv_bias_separate = True  # timm then calls the projection and adds the same bias after it
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
+from msip.engine import cores
 from msip.errors import RunError
 from pad.config.options import option
 from pad.config.pretraining import (
@@ -136,5 +136,4 @@ def _exact(effective: int, part: int, world: int, name: str) -> int:
 
 def default_workers(device: str, local_world: int = 1) -> int:
     """Reading processes: nearly all cores for a GPU, one where the CPU itself trains."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // local_world - 1)) if device == "cuda" else min(1, cores - 1)
+    return max(1, min(16, cores() // local_world - 1)) if device == "cuda" else min(1, cores() - 1)

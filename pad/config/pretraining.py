@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from msip.errors import RunError
-from msip.files import absolute_if_there, local_path
-from msip.storage import is_url
+from msip.files import absolute_if_there, path_or_url
 from pad.config.options import explain, option, read_options
 from pad.config.presets import PRESETS
 
@@ -38,10 +37,7 @@ def _option(default: Any, help: str, *, shown: str | None = None, **limits: floa
 
 def _place(value: object) -> object:
     """A URL as it is; a path, also of a ``file:`` URL, without what means nothing (``data/`` is ``data``)."""
-    if not isinstance(value, (str, Path)):
-        return value
-    far = is_url(value) and not str(value).startswith(("file:", "local:"))
-    return str(value) if far else str(local_path(value))
+    return str(path_or_url(value)) if isinstance(value, (str, Path)) else value
 
 
 def _weights(value: object) -> object:

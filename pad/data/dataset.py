@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
+from msip.crops import RoiCrop, cut, sample_key, sample_rng
 from msip.storage import Storage
 from pad.data.index import ImageIndex
 from pad.data.views import InputSampler, MultiCrop
@@ -86,7 +86,5 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         return -1, None
 
     def _crop(self, image: NDArray[np.uint8], row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        height, width = image.shape
-        box = self.crop.box((width, height), self.index.rois(row), rng)
-        pixels = resize_crop(image, box, self.crop.size)
-        return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+        box, flip = self.crop.draw((image.shape[1], image.shape[0]), self.index.rois(row), rng)
+        return cut(image, box, self.crop.size, flip=flip)

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INFRARED_MEAN, INFRARED_STD = 0.3801, 0.1871
-"""Of grey values in 0 to 1, over MSIP (reference: ``msip_dataset.py``, three equal channels)."""
+from msip.storage import INFRARED_MEAN, INFRARED_STD
 
 
 def to_device(batch: dict[str, Any], device: torch.device, in_chans: int) -> dict[str, Tensor]:

@@ -10,16 +10,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from msip.errors import ManifestError
-from msip.files import atomic_path
+from msip.files import atomic_path, path_or_url
 from msip.manifest import Manifest
 from msip.shards import Shards, is_shards
-from msip.storage import WHOLE_FILE, Layout, Storage, is_url
+from msip.storage import WHOLE_FILE, Layout, Storage
 from msip.trees import remote_errors
 
 
 def open_data(path: str | Path) -> Manifest | Shards:
     """What there is to train on: a build, or shards of one (a folder or URL). Raises ``MsipError``."""
-    if is_url(path):
+    if isinstance(path_or_url(path), str):
         with remote_errors(path):
             return Shards.read(path)
     return Shards.read(path) if is_shards(path) else Manifest.read(path)
@@ -70,7 +70,7 @@ class ImageIndex:
     def _open(self) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
         if table.num_rows == 0:
-            raise ManifestError("the manifest leaves no image to train on; drop an --exclude-flag or build it again.")
+            raise ManifestError("the manifest leaves no image to train on; drop an `exclude_flag` or build it again.")
         self.layout: Layout = table.schema.metadata[b"layout"].decode()
         self._ids, self._paths, rois = (table.column(name).chunk(0) for name in ("image_id", "path", "rois"))
         names = ("offset", "length", "width", "height")

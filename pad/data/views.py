@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msip.crops import Box, RoiCrop, resize_crop
+from msip.crops import Box, RoiCrop, cut
 
 SMALLEST_SHARE = 0.25
 """Of the image that views are drawn in; a smaller RoI crop is grown about its centre, for what surrounds the object."""
@@ -58,8 +58,8 @@ class MultiCrop:
     def _view(
         part: NDArray[np.uint8], crop: RoiCrop, size: int, blur: float, solarise: float, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        view = resize_crop(part, crop.box((part.shape[1], part.shape[0]), None, rng), size)
-        return augmented(view[:, ::-1] if rng.random() < 0.5 else view, blur, solarise, rng)
+        box, flip = crop.draw((part.shape[1], part.shape[0]), None, rng)
+        return augmented(cut(part, box, size, flip=flip), blur, solarise, rng)
 
     def _mask(self, rng: np.random.Generator) -> NDArray[np.float32]:
         if rng.random() < 0.5:

@@ -60,7 +60,7 @@ def _pretrained_name(model_name: str, init: str) -> str:
     architecture = name.split(".")[0]
     if architecture != model_name.split(".", maxsplit=1)[0]:
         raise WeightsError(
-            f"--init {init} is of {architecture}, the model is {model_name}; give --model {architecture}."
+            f"`init={init}` is of {architecture}, the model is {model_name}; give `model={architecture}`."
         )
     return name
 
@@ -110,7 +110,7 @@ def _check_size(model: Any, name: str, image_size: int | tuple[int, int]) -> Non
     if size and any(side % step for side, step in zip(size, patch, strict=True)):
         nearest = max(1, size[0] // patch[0]) * patch[0]
         raise ModelError(
-            f"--image-size {image_size} is no multiple of the patches of {name}, {patch[0]} px; choose e.g. {nearest}."
+            f"`image_size={image_size}` is no multiple of the patches of {name}, {patch[0]} px; choose e.g. {nearest}."
         )
 
 
@@ -121,7 +121,7 @@ def _fetch(name: str, options: dict[str, Any]) -> Any:
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         reason = shorten(first, 160, placeholder=" ...")
         raise WeightsError(
-            f"the weights timm:{name} cannot be fetched ({reason}); give --init FILE, or --init random."
+            f"the weights timm:{name} cannot be fetched ({reason}); give `init=FILE`, or `init=random`."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -30,8 +31,11 @@ from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import load_encoder, load_weights
 from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import to_pad_reference
-from pad.encoders.load import base_weights_of
+from pad.encoders.load import base_weights, fill
+from pad.encoders.stored import read_stored, run_state
 from pad.weights.files import save_tensors
+
+_log = logging.getLogger(__name__)
 
 ONNX_FILE, PAD_FILE = "model.onnx", "pad.pth"
 ONNX_TOLERANCE = 1e-3
@@ -76,9 +80,12 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
         raise ModelError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     if format == "onnx":
         need("onnx")
-    model = load_encoder(run)
+    stored = None if str(run).startswith("timm:") else read_stored(Path(run))
+    model = load_encoder(run) if stored is None else fill(stored).eval()
     folder = Path(to)
-    writes = FORMATS[format](model, str(run))
+    for sentence in run_state(run):
+        _log.warning(sentence)
+    writes = FORMATS[format](model, str(run), base_weights(stored) if stored else None)
     make_output_folder(folder)
     files, difference = writes(folder)
     if not difference <= (ONNX_TOLERANCE if format == "onnx" else 0.0):
@@ -99,15 +106,14 @@ def export_model(run: str | Path, to: str | Path, *, format: str = "adapter") ->
 Writer = Callable[[Path], tuple[list[str], float]]
 
 
-def _adapter(model: nn.Module, run: str) -> Writer:
+def _adapter(model: nn.Module, run: str, base: str | None) -> Writer:
     """Checked before anything is written, as all of these."""
     if not has_adapters(model):
-        raise ModelError(f"{run} has no adapters; choose --format timm or onnx.")
-    init = base_weights_of(Path(run))
-    _refuse_lost_base(init, run)
+        raise ModelError(f"{run} has no adapters; choose `format=timm` or `format=onnx`.")
+    _refuse_lost_base(base, run)
 
     def write(folder: Path) -> tuple[list[str], float]:
-        save_adapters(model, folder, init=init)
+        save_adapters(model, folder, init=base)
         twin = load_adapters(_bare(model), folder)
         return [ADAPTER_FILE, "adapter.json"], _difference(model, twin)
 
@@ -118,17 +124,17 @@ def _refuse_lost_base(init: str | None, run: str) -> None:
     """Adapters alone are of no use where the weights below them are nowhere else."""
     if init == "random":
         raise WeightsError(
-            f"{run} began at random weights, which its adapters need and nobody else has; choose --format timm, which "
+            f"{run} began at random weights, which its adapters need and nobody else has; choose `format=timm`, which "
             "writes them too."
         )
     if init and not init.startswith("timm:") and not Path(init).exists():
         raise WeightsError(
             f"the weights that {run} began with, {init}, are not there any more, and its adapters need them; put them "
-            "back, or choose --format timm, which writes them too."
+            "back, or choose `format=timm`, which writes them too."
         )
 
 
-def _timm(model: nn.Module, run: str) -> Writer:
+def _timm(model: nn.Module, run: str, base: str | None) -> Writer:
     def write(folder: Path) -> tuple[list[str], float]:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk_state_dict(model).items()}
         with atomic_path(folder / "model.safetensors") as temporary:
@@ -167,7 +173,7 @@ def _timm_config(model: Any) -> dict[str, Any]:
     }
 
 
-def _pad(model: nn.Module, run: str) -> Writer:
+def _pad(model: nn.Module, run: str, base: str | None) -> Writer:
     _refuse_other_than_reference(trunk_state_dict(model), run)
     whole = _adapted_throughout(model) if has_adapters(model) else model
     state = {
@@ -203,8 +209,8 @@ def _refuse_other_than_reference(trunk: dict[str, Tensor], run: str) -> None:
     if odd or not {"cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"} <= trunk.keys():
         found = f"has {odd}" if odd else "lacks parts of one"
         raise ModelError(
-            f"--format pad is for a plain ViT with a class token, all that the reference code knows; the model of "
-            f"{run} {found}: choose --format timm."
+            f"`format=pad` is for a plain ViT with a class token, all that the reference code knows; the model of "
+            f"{run} {found}: choose `format=timm`."
         )
 
 
@@ -220,7 +226,7 @@ class _Features(nn.Module):
         return self.model.forward_features(images)
 
 
-def _onnx(model: nn.Module, run: str) -> Writer:
+def _onnx(model: nn.Module, run: str, base: str | None) -> Writer:
     import onnx
     import onnxruntime
 
@@ -255,13 +261,13 @@ def _onnx(model: nn.Module, run: str) -> Writer:
     return write
 
 
-FORMATS: dict[str, Callable[[nn.Module, str], Writer]] = {
+FORMATS: dict[str, Callable[[nn.Module, str, str | None], Writer]] = {
     "adapter": _adapter,
     "timm": _timm,
     "pad": _pad,
     "onnx": _onnx,
 }
-"""``--format``: looks at the model, raising what is against it, and returns what writes."""
+"""What ``format`` names: looks at model, run and base weights, raises what is against them, and returns what writes."""
 
 
 def _bare(model: nn.Module) -> nn.Module:

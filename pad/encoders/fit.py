@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from msip.errors import MsipError, WeightsError
 from pad.adapters.attach import ADAPTER, attach_adapters, detach_adapters, has_adapters
-from pad.adapters.files import ADAPTER_FILE, architecture_of, load_adapters
+from pad.adapters.files import architecture_of, fit_adapters
 from pad.encoders.layouts import (
     Parts,
     adapter_config,
@@ -20,7 +20,7 @@ from pad.encoders.layouts import (
     depth_of,
     take_apart,
 )
-from pad.encoders.stored import adapters_alone, find_weights, stored_config
+from pad.encoders.stored import StoredWeights, read_stored
 from pad.weights.files import State
 
 UNUSED = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
@@ -57,25 +57,26 @@ def load_weights(model: nn.Module, path: Path) -> LoadReport:
 
     Raises ``WeightsError`` if it cannot be read, does not fit, or holds adapters alone.
     """
-    if adapters_alone(path):
+    stored = read_stored(path)
+    if not stored.state:
         raise WeightsError(f"{path} holds adapters but no trunk; give the weights they were trained on instead.")
-    return fit_found(model, *find_weights(path), path)
+    return fit_stored(model, stored)
 
 
-def fit_found(model: nn.Module, state: State, metadata: dict[str, str], path: Path) -> LoadReport:
-    """Load what ``find_weights`` found at ``path``, with the adapters there. Raises ``WeightsError``."""
-    config = stored_config(path) if path.is_dir() and any(ADAPTER in name for name in state) else None
+def fit_stored(model: nn.Module, stored: StoredWeights) -> LoadReport:
+    """Load a stored trunk, and the adapters beside it or in it. Raises ``WeightsError``."""
+    config = stored.config
     attached = config is not None and not has_adapters(model)
     if attached:
         attach_adapters(model, config)
     try:
-        report = fit_tensors(model, state, metadata, str(path))
+        report = fit_tensors(model, stored.state, stored.metadata, str(stored.path))
     except MsipError:
         if attached:
             detach_adapters(model)
         raise
-    if (path / ADAPTER_FILE).is_file():
-        load_adapters(model, path)
+    if stored.adapters is not None:
+        fit_adapters(model, stored.adapters)
     return report
 
 
@@ -109,7 +110,7 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
     own, found = model.state_dict(), depth_of(parts.encoder)
     if found != len(model.blocks):
         raise WeightsError(
-            f"{report.source} has {found} blocks, {_name(model)} has {len(model.blocks)}; choose the --model these "
+            f"{report.source} has {found} blocks, {_name(model)} has {len(model.blocks)}; choose the `model` these "
             "weights are for."
         )
     fitted: State = {}
@@ -125,7 +126,7 @@ def _fitted(model: Any, parts: Parts, metadata: dict[str, str], report: LoadRepo
     if holes:  # a trunk that is partly random is no pretrained trunk
         raise WeightsError(
             f"{report.source} lacks {len(holes)} tensors of the blocks of {_name(model)}, e.g. {holes[0]}; choose the "
-            "--model these weights are for."
+            "`model` these weights are for."
         )
     _refuse_left_out(model, report)
     return fitted
@@ -137,7 +138,7 @@ def _refuse_left_out(model: Any, report: LoadReport) -> None:
     if lost:
         raise WeightsError(
             f"{report.source} has {len(lost)} tensors in its blocks that {_name(model)} has no place for, e.g. "
-            f"{lost[0]}; choose the --model these weights are for."
+            f"{lost[0]}; choose the `model` these weights are for."
         )
 
 
@@ -164,7 +165,7 @@ def _reshaped(
     if fitted.shape != own.shape:
         raise WeightsError(
             f"{report.source}: {name} is {tuple(tensor.shape)}, but {_name(model)} needs {tuple(own.shape)}; choose "
-            "the --model these weights are for."
+            "the `model` these weights are for."
         )
     if fitted is not tensor:
         report.reshaped.append(f"{name}: {tuple(tensor.shape)} -> {tuple(own.shape)}")

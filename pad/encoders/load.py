@@ -8,12 +8,12 @@ import timm
 from torch import nn
 
 from msip.errors import ModelError, WeightsError
-from pad.adapters.files import ADAPTER_FILE, load_adapters, read_record
+from pad.adapters.files import SavedAdapters, fit_adapters
 from pad.encoders.create import create_encoder, lasting_init
-from pad.encoders.fit import fit_found, fit_tensors, image_size_of
+from pad.encoders.fit import fit_stored, fit_tensors, image_size_of
 from pad.encoders.layouts import depth_of, take_apart
-from pad.encoders.stored import adapters_alone, find_weights, run_of, run_options
-from pad.weights.files import State, read_weights
+from pad.encoders.stored import StoredWeights, read_stored
+from pad.weights.files import State
 
 _PLAIN = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 
@@ -35,19 +35,17 @@ def load_encoder(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         WeightsError: nothing there can be read, or it does not fit the model.
         ModelError: the model is unknown, or takes no adapters.
     """
-    loaded = _load(path, model)
+    named = str(path).startswith("timm:")
+    loaded = _from_timm(str(path), model) if named else fill(read_stored(Path(path)), model)
     return loaded.eval() if model is None else loaded
 
 
-def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
-    if str(path).startswith("timm:"):
-        return _from_timm(str(path), model)
-    path = Path(path)
-    if adapters_alone(path):
-        return load_adapters(_base_of(path) if model is None else model, path)
-    state, metadata = find_weights(path)
-    made = _model_for(state, metadata, path) if model is None else model
-    fit_found(made, state, metadata, path)
+def fill(stored: StoredWeights, model: nn.Module | None = None) -> nn.Module:
+    """A timm ViT, ``model`` or one that is made, with stored weights; the errors are those of ``load_encoder``."""
+    if stored.adapters is not None and not stored.state:
+        return fit_adapters(_base_of(stored, stored.adapters) if model is None else model, stored.adapters)
+    made = _model_for(stored) if model is None else model
+    fit_stored(made, stored)
     return made
 
 
@@ -59,33 +57,32 @@ def _from_timm(name: str, model: nn.Module | None) -> nn.Module:
     return made
 
 
-def _base_of(path: Path) -> nn.Module:
+def _base_of(stored: StoredWeights, adapters: SavedAdapters) -> nn.Module:
     """The base model that saved adapters name, with its weights. Raises ``WeightsError`` if they name none."""
-    file = path / ADAPTER_FILE if path.is_dir() else path
-    record = read_record(file, read_weights(file)[1])
-    init = record.get("init") or run_options(file.parent).get("init")
+    record = adapters.record
+    init = record.get("init") or stored.options.get("init")
     if not record.get("model") or not init:
         raise WeightsError(
-            f"{path} holds adapters of {record.get('model') or 'an unnamed model'} without its weights; create that "
-            "model with its weights and pass it as model=."
+            f"{stored.path} holds adapters of {record.get('model') or 'an unnamed model'} without its weights; create "
+            "that model with its weights and pass it as model=."
         )
     height, width = record.get("image_size") or (224, 224)
     channels = record.get("in_chans") or 3
     return create_encoder(record["model"], init=init, image_size=(height, width), in_chans=channels)[0]
 
 
-def base_weights_of(path: Path) -> str | None:
-    """The base weights that the adapters at ``path``, or the run there, name; None if they name none."""
-    file = path / ADAPTER_FILE if path.is_dir() else path
-    if file.is_file() and (path.is_dir() or adapters_alone(path)):
-        return read_record(file, read_weights(file)[1]).get("init")
-    options = run_options(run_of(path)) if path.is_dir() else {}
+def base_weights(stored: StoredWeights) -> str | None:
+    """The base weights that stored adapters, or the run that they are of, name; None if they name none."""
+    if stored.adapters is not None:
+        return stored.adapters.record.get("init")
+    options = stored.options
     return lasting_init(options["model"], options["init"]) if options.get("init") else None
 
 
-def _model_for(state: State, metadata: dict[str, str], source: Path) -> nn.Module:
+def _model_for(stored: StoredWeights) -> nn.Module:
     """A model of the shape of the weights: by the name stored with them, else a plain ViT recognised by its shapes."""
-    encoder = take_apart(state, source).encoder
+    source, metadata = stored.path, stored.metadata
+    encoder = take_apart(stored.state, source).encoder
     depth, channels = depth_of(encoder), encoder["patch_embed.proj.weight"].shape[1]
     name = metadata.get("model") or _plain_name(encoder, depth, source)
     size = image_size_of(metadata) or _square_size(encoder, source)

@@ -1,15 +1,16 @@
-"""What lies at a path: a weights file, a run, one of its checkpoints or an export, and what it says of itself."""
+"""What lies at a path, read once: a weights file, a run, one of its checkpoints or an export."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from msip.errors import WeightsError
 from pad.adapters.attach import ADAPTER
 from pad.adapters.bottleneck import PadConfig
-from pad.adapters.files import ADAPTER_FILE, read_record, recorded_config
+from pad.adapters.files import ADAPTER_FILE, SavedAdapters
 from pad.config.pretraining import RESULT, read_run
 from pad.weights.checkpoints import FROZEN, MODEL, STATE, list_checkpoints, newest_checkpoint, read_checkpoint
 from pad.weights.files import State, read_weights
@@ -18,49 +19,87 @@ ENCODER_FILE = "encoder.safetensors"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # folders of timm and Hugging Face, beside a config.json
 
 
-def find_weights(path: Path) -> tuple[State, dict[str, str]]:
-    """Tensors and metadata at ``path``: a file, a folder with ``encoder.safetensors``, a run or one of its checkpoints.
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights and all that is said of them beside.
 
-    Raises ``WeightsError`` where there are none.
+    Attributes:
+        path: where they were found.
+        state: tensors by the names they have there; empty where there are adapters alone.
+        metadata: ``model``, ``image_size`` and ``norm_pix_loss``, as far as file, folder or run name them.
+        adapters: those in a file of their own.
+        options: of the run that the path is, or is a checkpoint of; empty for none.
+    """
+
+    path: Path
+    state: State = field(default_factory=dict, repr=False)
+    metadata: dict[str, str] = field(default_factory=dict)
+    adapters: SavedAdapters | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> PadConfig | None:
+        """The ``PadConfig`` written beside the tensors, in adapter.json or run.yaml; None without adapters in them."""
+        if not any(ADAPTER in name for name in self.state):
+            return None
+        if self.adapters is not None:
+            return self.adapters.config
+        names = ("down_size", "scale", "fusion")
+        if any(name not in self.options for name in names):
+            return None
+        return PadConfig(**{name: self.options[name] for name in names}, blocks=self.options.get("blocks"))
+
+
+def read_stored(path: Path) -> StoredWeights:
+    """Read what lies at ``path``: a file, a folder with a trunk, with adapters or with both, a run, or a checkpoint.
+
+    Raises ``WeightsError`` where there are no weights, or none that can be read.
     """
     if not path.is_dir():
-        return read_weights(path)
-    if (path / ENCODER_FILE).is_file():
-        return read_weights(path / ENCODER_FILE)
-    hub = _hub_file(path)
-    if hub:
-        state, metadata = read_weights(hub)
-        return state, {**_hub_notes(path), **metadata}
-    single = (path / STATE).is_file()
-    checkpoint = read_checkpoint(path) if single else newest_checkpoint(path)[0]
-    if checkpoint is None:
+        state, metadata = read_weights(path)
+        if _adapters_only(path, state):
+            return StoredWeights(path, adapters=SavedAdapters(path, state, metadata), options=run_options(path.parent))
+        return StoredWeights(path, state, metadata)
+    adapters = SavedAdapters.read(path) if (path / ADAPTER_FILE).is_file() else None
+    options = run_options(_run_of(path))
+    trunk = _trunk_file(path)
+    if trunk is not None:
+        state, metadata = read_weights(trunk)
+        notes = {} if trunk.name == ENCODER_FILE else _hub_notes(path)
+        return StoredWeights(path, state, {**notes, **metadata}, adapters, options)
+    checkpoint = read_checkpoint(path) if (path / STATE).is_file() else newest_checkpoint(path)[0]
+    if checkpoint is not None:
+        notes = {name: str(options[name]) for name in ("model", "image_size") if options.get(name)}
+        return StoredWeights(path, checkpoint.model, notes, adapters, options)
+    if adapters is None:
         raise WeightsError(
             f"{path} holds no weights ({ENCODER_FILE}, {ADAPTER_FILE} or a run's checkpoints); give a run, an exported "
             "folder or a weights file."
         )
-    options = run_options(run_of(path))
-    return checkpoint.model, {name: str(options[name]) for name in ("model", "image_size") if options.get(name)}
+    return StoredWeights(path, adapters=adapters, options=options)
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that decide which tensors ``find_weights`` gives, or, of adapters alone, theirs; empty for none."""
+    """The files that decide which tensors ``read_stored`` gives, or, of adapters alone, theirs; empty for none."""
     if path.is_file():
         return [path]
-    if adapters_alone(path):
-        return [path / ADAPTER_FILE]
-    if (path / ENCODER_FILE).is_file():
-        return [path / ENCODER_FILE]
-    hub = _hub_file(path)
-    if hub:
-        return [hub]
+    trunk = _trunk_file(path)
+    if trunk is not None:
+        return [trunk]
     steps = [path] if (path / STATE).is_file() else list_checkpoints(path)[:1]
+    if not steps and (path / ADAPTER_FILE).is_file():
+        return [path / ADAPTER_FILE]
     return [file for step in steps for file in (step / MODEL, step.parent / FROZEN)]
 
 
-def _hub_file(folder: Path) -> Path | None:
-    """The weights in a folder as timm and Hugging Face write it, None for another folder."""
-    files = [folder / name for name in _HUB_FILES] if (folder / "config.json").is_file() else []
-    return next((file for file in files if file.is_file()), None)
+def _trunk_file(folder: Path) -> Path | None:
+    """The file with the trunk in an exported folder, ours or of timm and Hugging Face; None in another folder."""
+    names = (ENCODER_FILE, *(_HUB_FILES if (folder / "config.json").is_file() else ()))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _adapters_only(file: Path, state: State) -> bool:
+    return file.suffix == ".safetensors" and all(ADAPTER in name for name in state)
 
 
 def _hub_notes(folder: Path) -> dict[str, str]:
@@ -75,27 +114,6 @@ def _hub_notes(folder: Path) -> dict[str, str]:
     notes = {"model": config.get("architecture"), "norm_pix_loss": config.get("norm_pix_loss")}
     notes["image_size"] = "x".join(map(str, sides)) or None
     return {name: str(value) for name, value in notes.items() if value is not None}
-
-
-def adapters_alone(path: Path) -> bool:
-    """Whether ``path`` holds adapters and nothing that they sit on."""
-    if path.is_dir():
-        trunk = (
-            any((path / name).is_file() for name in (ENCODER_FILE, STATE)) or _hub_file(path) or list_checkpoints(path)
-        )
-        return (path / ADAPTER_FILE).is_file() and not trunk
-    return path.suffix == ".safetensors" and path.is_file() and all(ADAPTER in name for name in read_weights(path)[0])
-
-
-def stored_config(folder: Path) -> PadConfig | None:
-    """The ``PadConfig`` written beside the weights of a folder, in adapter.json or run.yaml."""
-    file = folder / ADAPTER_FILE
-    if file.is_file():
-        return recorded_config(read_record(file, read_weights(file)[1]), file)
-    options, names = run_options(run_of(folder)), ("down_size", "scale", "fusion")
-    if any(name not in options for name in names):
-        return None
-    return PadConfig(**{name: options[name] for name in names}, blocks=options.get("blocks"))
 
 
 def run_state(path: str | Path) -> list[str]:
@@ -115,7 +133,7 @@ def run_state(path: str | Path) -> list[str]:
     return [*damages[:-1], *used, f"{path} is not finished (step {checkpoint.step:,} of {stored['plan']['steps']:,})."]
 
 
-def run_of(path: Path) -> Path:
+def _run_of(path: Path) -> Path:
     """The run that a folder is, or that a checkpoint's folder (RUN/checkpoints/step-*) is of."""
     return path.resolve().parents[1] if (path / STATE).is_file() else path
 

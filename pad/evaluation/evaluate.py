@@ -11,7 +11,6 @@ from pad.evaluation.comparison.file import EACH, Comparison, of_seed
 from pad.evaluation.comparison.run import Comparing
 from pad.evaluation.comparison.tables import Line, run_and_report
 from pad.evaluation.tasks.encoder import MODES, Mode
-from pad.training.pretrain import tell
 
 
 def evaluate(
@@ -38,7 +37,7 @@ def evaluate(
         "tasks": {task.name: {"task": task.kind, **entry}},
     }
     folder = out / _folder(weights) / f"{task.kind}-{_folder(str(task.data))}"
-    work = Comparing(Comparison.of(values), Path(), folder, device=device, say=tell)
+    work = Comparing(Comparison.of(values), Path(), folder, device=device)
     return work, run_and_report(work, contestants=modes)
 
 

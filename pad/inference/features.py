@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from msip.manifest import Manifest
+from msip.progress import Progress, silent
 from msip.resize import resize
-from msip.storage import read_grey
+from msip.storage import read_image
 from pad.data.grey import normalise
 from pad.encoders import load_encoder
 from pad.encoders.tokens import grid_size, patch_size
@@ -20,15 +20,13 @@ _BATCH = 32
 
 
 @torch.inference_mode()
-def image_features(
-    weights: str, manifest: Manifest, *, progress: Callable[[int, int], None] = lambda done, total: None
-) -> NDArray[np.float32]:
+def image_features(weights: str, manifest: Manifest, *, progress: Progress = silent) -> NDArray[np.float32]:
     """The mean patch token of every image of a manifest, whole and squashed to the encoder's size.
 
     Args:
         weights: what ``load_encoder`` reads: a run, an exported folder, a weights file, or ``timm:NAME``.
         manifest: its images.
-        progress: called with images finished since the last call, and their total.
+        progress: told of finished images, stage ``features``.
 
     Returns:
         (images, embed_dim) float32; zeros where an image cannot be read.
@@ -42,7 +40,7 @@ def image_features(
     size = (grid[0] * patch[0], grid[1] * patch[1])
     channels = int(encoder.patch_embed.proj.weight.shape[1])
     parts = []
-    progress(0, len(manifest))
+    progress("features", 0, len(manifest))
     for start in range(0, len(manifest), _BATCH):
         rows = range(start, min(start + _BATCH, len(manifest)))
         images = [_read(manifest, row, size) for row in rows]
@@ -51,10 +49,10 @@ def image_features(
         batch = normalise(torch.from_numpy(pixels)[:, None].to(device), channels)
         tokens = encoder.forward_features(batch)[:, encoder.num_prefix_tokens :]
         parts.append((tokens.mean(1).float().cpu() * readable[:, None]).numpy())
-        progress(len(rows), len(manifest))
+        progress("features", len(rows), len(manifest))
     return np.concatenate(parts)
 
 
 def _read(manifest: Manifest, row: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    image = read_grey(manifest.path(row))
+    image = read_image(manifest.path(row))
     return None if image is None else resize(image, (size[1], size[0]))

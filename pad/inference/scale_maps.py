@@ -8,6 +8,7 @@ a map is coloured by the difference to its layer's mean over all images, and the
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,10 @@ from msip.radiometry import read_grey8
 from pad.adapters.attach import adapted_blocks, blocks_of, config_of, has_adapters, recorded_scales, token_scales
 from pad.data.grey import normalise
 from pad.encoders import load_encoder
+from pad.encoders.stored import run_state
 from pad.encoders.tokens import grid_size
+
+_log = logging.getLogger(__name__)
 
 CSV, MARKDOWN = "scales.csv", "scales.md"
 COLUMNS = ("layer", "mean", "std", "p5", "p95", "class_token")
@@ -72,6 +76,8 @@ def scale_maps(run: str | Path, images: str | Path, to: str | Path | None = None
     """
     need("plots")
     model = _patchwise(run)
+    for sentence in run_state(run):
+        _log.warning(sentence)
     left_out: dict[str, str] = {}
     scales: list[NDArray[np.float32]] = []
     pictures: list[tuple[str, NDArray[np.uint8]]] = []
@@ -101,7 +107,7 @@ def _patchwise(run: str | Path) -> nn.Module:
     model = load_encoder(run)
     if not has_adapters(model) or config_of(model).scale != "patchwise":
         found = f"{config_of(model).scale} scales" if has_adapters(model) else "no adapters"
-        raise ModelError(f"{run} has {found}, one value or none for all patches; give a run with --scale patchwise.")
+        raise ModelError(f"{run} has {found}, one value or none for all patches; give a run with `scale=patchwise`.")
     return model
 
 

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
+from msip.formatting import human_number
+
 Points: TypeAlias = Sequence[tuple[float, float]]
 """(x, y), x rising."""
 
@@ -84,14 +86,6 @@ def colour(number: int, of: int) -> str:
     return "var(--line)" if of == 1 else f"hsl({230 - 230 * number / (of - 1):.0f} 65% 52%)"
 
 
-def short(value: float) -> str:
-    """A number on an axis or in a sentence: four digits, thousands separated, small ones as 2.5e-4."""
-    if value and abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def _span(values: Sequence[float], low: float | None, high: float | None, *, log: bool) -> tuple[float, float]:
     bottom, top = min(values) if low is None else low, max(values) if high is None else high
     if log:
@@ -106,9 +100,9 @@ def _axes(x: Scale, y: Scale) -> list[str]:
     for value in y.ticks(5):
         at = y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.2f}" y2="{at:.2f}"/>')
-        parts.append(f'<text class="y" x="{LEFT - 8}" y="{at + 4:.2f}">{short(value)}</text>')
+        parts.append(f'<text class="y" x="{LEFT - 8}" y="{at + 4:.2f}">{human_number(value)}</text>')
     for value in x.ticks(6, whole=True):
-        parts.append(f'<text class="x" x="{x(value):.2f}" y="{HEIGHT - 10}">{short(value)}</text>')
+        parts.append(f'<text class="x" x="{x(value):.2f}" y="{HEIGHT - 10}">{human_number(value)}</text>')
     return parts
 
 

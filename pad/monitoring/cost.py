@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from msip.formatting import human_duration
+
 TERA = 1e12
 
 PEAK_BF16_TFLOPS: dict[str, float] = {
@@ -115,19 +117,6 @@ class Estimate:
         end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=self.seconds)
         day = "" if self.seconds < 12 * 3600 else f"{end:%a %d %b} "
         return (
-            f"{self.steps:,} steps to go, about {duration(self.seconds)}, until {day}{end:%H:%M}: computing "
+            f"{self.steps:,} steps to go, about {human_duration(self.seconds)}, until {day}{end:%H:%M}: computing "
             f"{self.compute_s:.3g} s a step, reading {self.reading_s:.2g} s {'beside it' if self.together else 'more'}."
         )
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``4 min 10 s``, ``3 h 05 min``, ``2 d 4 h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

@@ -9,13 +9,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from msip.extras import how_to_get, missing, need
 from msip.files import write_bytes, write_errors
+from msip.pictures import encode_png
 from pad.monitoring.trackers import TensorBoard, Tracker, WeightsAndBiases
 
 METRICS = "metrics.jsonl"
@@ -72,10 +72,6 @@ class Monitor:
             f"loss {metrics['loss']:.4f}, {speed:.1f} img/s, data wait {wait:.0f} %{used}", refresh=False
         )
 
-    def say(self, message: str) -> None:
-        """A line for the user that does not break the progress bar."""
-        tqdm.write(message, file=sys.stderr)
-
     def panel(self, step: int, picture: NDArray[np.uint8]) -> None:
         """Keep one reconstruction panel, uint8 (h, w)."""
         write_bytes(self.run / "panels" / f"step-{step:08d}.png", encode_png(picture), sync=False)
@@ -113,11 +109,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """uint8 (h, w) as PNG."""
-    return bytes(cv2.imencode(".png", picture)[1])
 
 
 def plot_loss(run: Path) -> None:

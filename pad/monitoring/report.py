@@ -6,7 +6,6 @@ page needs no network, no script and no other file, so it can be mailed.
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,22 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from msip.errors import RunError
 from msip.extras import need
 from msip.files import write_bytes
+from msip.formatting import human_duration, human_number
+from msip.pages import data_url, fill
+from msip.pictures import encode_png
+from msip.sampling import evenly_spread
 from pad.config.options import option
 from pad.config.pretraining import RESULT, PretrainConfig, read_run
-from pad.monitoring.charts import colour, line_chart, short
-from pad.monitoring.cost import TERA, duration
+from pad.monitoring.charts import colour, line_chart
+from pad.monitoring.cost import TERA
 from pad.monitoring.health import COLLAPSED
-from pad.monitoring.monitor import encode_png, read_metrics
+from pad.monitoring.monitor import read_metrics
 from pad.monitoring.panels import GAP_PX
 
 REPORT = "report.html"
@@ -56,43 +58,21 @@ def write_report(run: str | Path, *, failed: str = "") -> Path:
         raise RunError(f"{run} holds no run.yaml; give the folder of a run of `msip pretrain`.")
     metrics = read_metrics(run)
     result = json.loads((run / RESULT).read_text()) if (run / RESULT).is_file() else None
-    page = (
-        _environment()
-        .get_template(REPORT)
-        .render(
-            name=run.resolve().name,
-            config=stored["config"],
-            status=_status(stored, metrics, result, failed),
-            failed=failed,
-            tiles=tiles(stored, metrics),
-            columns=_columns(run, stored["config"]["image_size"]),
-            charts=charts(metrics),
-            collapse=collapse(metrics),
-            layers=layers(metrics),
-            tables=tables(stored, metrics, result),
-        )
+    page = fill(
+        Path(__file__).with_name(REPORT),
+        name=run.resolve().name,
+        config=stored["config"],
+        status=_status(stored, metrics, result, failed),
+        failed=failed,
+        tiles=tiles(stored, metrics),
+        columns=_columns(run, stored["config"]["image_size"]),
+        charts=charts(metrics),
+        collapse=collapse(metrics),
+        layers=layers(metrics),
+        tables=tables(stored, metrics, result),
     )
     write_bytes(run / REPORT, page.encode())
     return run / REPORT
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = number
-    return environment
-
-
-def number(value: Any) -> str:
-    """A figure for people: whole numbers whole, others to four digits, thousands separated; words as they are."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return short(value)
-    return ", ".join(map(number, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _status(stored: dict[str, Any], metrics: list[dict[str, Any]], result: dict[str, Any] | None, failed: str) -> str:
@@ -112,8 +92,8 @@ def collapse(metrics: list[dict[str, Any]]) -> str:
         return f"Features were not finite at step {broken['step']:,}."
     first, last = health[0], health[-1]
     fallen = next((line for line in health if line["feature_std"] < COLLAPSED * first["feature_std"]), None)
-    said = f"RankMe {short(first['rankme'])} to {short(last['rankme'])}, feature spread "
-    said += f"{short(first['feature_std'])} to {short(last['feature_std'])}"
+    said = f"RankMe {human_number(first['rankme'])} to {human_number(last['rankme'])}, feature spread "
+    said += f"{human_number(first['feature_std'])} to {human_number(last['feature_std'])}"
     return f"Features collapsed at step {fallen['step']:,}: {said}." if fallen else f"No collapse: {said}."
 
 
@@ -122,14 +102,18 @@ def tiles(stored: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[s
     found = []
     if metrics:
         first, last = metrics[0]["loss"], metrics[-1]["loss"]
-        found.append((f"{short(first)} → {short(last)}", "loss, first and last logged"))
+        found.append((f"{human_number(first)} → {human_number(last)}", "loss, first and last logged"))
     parameters = stored["parameters"]
-    found.append((number(parameters["trained"]), f"parameters trained, {number(parameters['adapters'])} in adapters"))
+    found.append(
+        (human_number(parameters["trained"]), f"parameters trained, {human_number(parameters['adapters'])} in adapters")
+    )
     cost = totals(stored, metrics)
     if "seconds" in cost:
-        found.append((number(cost["images"]), f"crops of {number(stored['data']['images'])} images"))
-        found.append((duration(cost["seconds"]), f"of training on {stored['device']}"))
-        found.append((short(cost["images_per_s"]), f"images/s, {100 * cost['data_wait']:.1f} % of the time waiting"))
+        found.append((human_number(cost["images"]), f"crops of {human_number(stored['data']['images'])} images"))
+        found.append((human_duration(cost["seconds"]), f"of training on {stored['device']}"))
+        found.append(
+            (human_number(cost["images_per_s"]), f"images/s, {100 * cost['data_wait']:.1f} % of the time waiting")
+        )
     if "mfu" in cost:
         found.append((f"{100 * cost['mfu']:.1f} %", "of the GPU's peak used (MFU)"))
     return found
@@ -237,7 +221,7 @@ def _cost_rows(stored: dict[str, Any], cost: dict[str, Any], result: dict[str, A
     world = config["effective_batch"] // (config["batch_size"] * config["accumulate"])
     rows.append(("training processes", world))
     if cost:
-        rows += [("training time", duration(cost["seconds"])), ("images seen", cost["images"])]
+        rows += [("training time", human_duration(cost["seconds"])), ("images seen", cost["images"])]
         rows += [("images per second", cost["images_per_s"]), ("waiting for data", f"{100 * cost['data_wait']:.1f} %")]
         rows.append(("device hours", world * cost["seconds"] / 3600))
         rows.append(("peak memory", f"{cost['memory_bytes'] / 2**30:.2f} GiB"))
@@ -248,7 +232,7 @@ def _cost_rows(stored: dict[str, Any], cost: dict[str, Any], result: dict[str, A
     if "mfu" in cost:
         rows.append(("MFU", f"{100 * cost['mfu']:.1f} %"))
     if result and result.get("estimated_s") is not None:
-        rows.append(("expected before the first step", duration(result["estimated_s"])))
+        rows.append(("expected before the first step", human_duration(result["estimated_s"])))
     if result:
         rows.append(("images that could not be read", result["unreadable_images"]))
     rows += [("continued at step", _continued(entry)) for entry in stored.get("continued", [])]
@@ -258,9 +242,10 @@ def _cost_rows(stored: dict[str, Any], cost: dict[str, Any], result: dict[str, A
 def _continued(entry: dict[str, Any]) -> str:
     """The step, and options that were changed there."""
     changed = [
-        f"{option(name)} {number(entry[name])}, before {number(was)}" for name, was in entry.get("before", {}).items()
+        f"{option(name)} {human_number(entry[name])}, before {human_number(was)}"
+        for name, was in entry.get("before", {}).items()
     ]
-    return ", ".join([number(entry["step"]), *changed])
+    return ", ".join([human_number(entry["step"]), *changed])
 
 
 def _options(config: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -278,11 +263,8 @@ def _options(config: dict[str, Any]) -> list[tuple[str, Any]]:
 def _columns(run: Path, side: int) -> list[tuple[str, str]]:
     """(caption, PNG as data URL): input and masked input once, then the reconstruction through the run."""
     panels = sorted((run / "panels").glob("step-*.png"))
-    if not panels:
-        return []
-    chosen = sorted({round(i) for i in np.linspace(0, len(panels) - 1, min(MOST_PANELS, len(panels)))})
     found: list[tuple[str, str]] = []
-    for index in chosen:
+    for index in evenly_spread(len(panels), MOST_PANELS):
         picture = cv2.imread(str(panels[index]), cv2.IMREAD_GRAYSCALE)
         if picture is None:
             continue
@@ -298,4 +280,4 @@ def _split(picture: NDArray[Any], side: int) -> list[NDArray[Any]]:
 
 
 def _url(picture: NDArray[Any]) -> str:
-    return "data:image/png;base64," + base64.b64encode(encode_png(np.ascontiguousarray(picture))).decode()
+    return data_url(encode_png(np.ascontiguousarray(picture)))

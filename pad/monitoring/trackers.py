@@ -71,7 +71,7 @@ class WeightsAndBiases:
             reason = " ".join(str(error).split())
             raise RunError(
                 f"Weights & Biases refuses the run ({reason:.150}); run `wandb login`, set WANDB_MODE=offline, or "
-                "leave --wandb out."
+                "leave `wandb` out."
             ) from error
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

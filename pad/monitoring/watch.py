@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from pad.monitoring.health import COLLAPSED, measure
 from pad.monitoring.monitor import Monitor, read_metrics
 from pad.monitoring.panels import Panels
 
+_log = logging.getLogger(__name__)
+
 
 class Watch:
     """Draws and measures about ten times a run; where weights are shared out, every process takes part.
 
     Args:
         panels: the fixed samples.
-        monitor: where pictures and warnings go; None in all processes but the first.
+        monitor: where pictures go; None in all processes but the first.
         device: of the method.
         every: steps between two looks; steps: of the run.
     """
@@ -42,19 +45,19 @@ class Watch:
         """RankMe and spread of the features; a collapse is said, and values that are not finite."""
         health = measure(method, self.panels.images(self.device))
         if self.monitor:
-            self._warn(self.monitor, health, "lower --blr or raise --ema" if hasattr(method, "ema") else "lower --blr")
+            self._warn(self.monitor, health, "lower `blr` or raise `ema`" if hasattr(method, "ema") else "lower `blr`")
         return health
 
     def _warn(self, monitor: Monitor, health: dict[str, float | None], advice: str) -> None:
         rank, spread = health["rankme"], health["feature_std"]
         if rank is None or spread is None:
-            monitor.say(f"warning: the encoder's features are not finite; {advice}.")
+            _log.warning(f"the encoder's features are not finite; {advice}.")
             return
         if self._first is None:  # perhaps measured before this process continued the run
             before = (line["feature_std"] for line in read_metrics(monitor.run) if line.get("feature_std") is not None)
             self._first = next(before, spread)
         if spread < COLLAPSED * self._first:
-            monitor.say(
-                f"warning: features collapse: their spread fell from {self._first:.3g} to {spread:.3g}, "
+            _log.warning(
+                f"features collapse: their spread fell from {self._first:.3g} to {spread:.3g}, "
                 f"RankMe {rank:.1f}; {advice}."
             )

@@ -6,6 +6,7 @@ compiling a single block, and what lies between the blocks may do as it likes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+_log = logging.getLogger(__name__)
 
 LISTS = ("blocks", "decoder_blocks")
 """What timm and our decoders call their lists of blocks."""
@@ -33,9 +36,8 @@ class BlockCalls:
 
     Args:
         method: whose blocks.
-        compiled: by ``torch.compile``; the first time it fails, the reason is said and the blocks run plainly.
+        compiled: by ``torch.compile``; the first time it fails, the reason is logged and the blocks run plainly.
         recomputed: keep only a block's input, and compute the rest again for the gradients (activation checkpointing).
-        say: where that reason goes.
         explicit: softmax attention spelt out in place of torch's fused kernel. On a CPU in bf16 that kernel's backward
             pass takes two to ten times as long; in float32 it is the faster one.
     """
@@ -46,10 +48,9 @@ class BlockCalls:
         *,
         compiled: bool,
         recomputed: bool,
-        say: Callable[[str], None],
         explicit: bool = False,
     ) -> None:
-        self.method, self.compiled, self.recomputed, self._say = method, compiled, recomputed, say
+        self.method, self.compiled, self.recomputed = method, compiled, recomputed
         self._functions: dict[type, Callable[..., Any]] = {}
         self._fused: list[Any] = [m for m in method.modules() if explicit and getattr(m, "fused_attn", False)]
 
@@ -92,7 +93,7 @@ class BlockCalls:
         except Exception as error:  # whatever Dynamo, Inductor, Triton and a C++ compiler raise
             self.compiled = False
             reason = next(iter(str(error).strip().splitlines()), "") or "no reason given"
-            self._say(
+            _log.info(
                 f"note: torch.compile failed ({type(error).__name__}: {reason:.200}); training without it, slower."
             )
             return plain(block, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from pad.encoders.tokens import grid_size
 from pad.methods import MILAN, Method, methods
 from pad.methods.teacher import EXAMPLE, FrozenTeacher, TeacherOptions, load_teacher
 from pad.training.paradigms import PARADIGMS, prepare_encoder
+
+_log = logging.getLogger(__name__)
 
 LISTED = 10  # so many names are printed; longer lists are in run.yaml
 ADAPTER_OPTIONS = ("down_size", "scale", "fusion", "blocks")
@@ -72,9 +74,7 @@ def _taken(own: dict[str, Any], method: str, config: PretrainConfig) -> dict[str
     return {name: value for name, value in own.items() if name in methods()[method].options.model_fields}
 
 
-def build_method(
-    config: PretrainConfig, say: Callable[[str], None], *, load: bool = True
-) -> tuple[Method, dict[str, Any]]:
+def build_method(config: PretrainConfig, *, load: bool = True) -> tuple[Method, dict[str, Any]]:
     """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
 
     ``config`` is complete; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
@@ -84,12 +84,12 @@ def build_method(
     init = init_of(config) if load else "random"
     for source in (init, options.get("teacher")) if load else ():
         for sentence in run_state(source) if source else ():
-            say(f"warning: {sentence}")
+            _log.warning(sentence)
     encoder, report = create_encoder(config.model, init=init, image_size=config.image_size)
     if PARADIGMS[config.paradigm].adapters:
         adapters = PadConfig(config.down_size, config.scale, config.fusion, blocks=config.blocks)
         if has_adapters(encoder):
-            _check_loaded_adapters(config, adapters, config_of(encoder), report.source, say)
+            _check_loaded_adapters(config, adapters, config_of(encoder), report.source)
         else:
             attach_adapters(encoder, adapters)
     if issubclass(methods()[config.method].options, TeacherOptions):
@@ -100,15 +100,13 @@ def build_method(
     if init == "random":
         method.initialise_encoder()
     else:
-        weights = _load_head(method, report, say)
-        _warn_of_decoder(method, config, report, weights["missing"], say)
+        weights = _load_head(method, report)
+        _warn_of_decoder(method, config, report, weights["missing"])
     prepare_encoder(encoder, config.paradigm, lora_rank=config.lora_rank)
     return method, weights
 
 
-def _check_loaded_adapters(
-    config: PretrainConfig, wanted: PadConfig, loaded: PadConfig, source: str, say: Callable[[str], None]
-) -> None:
+def _check_loaded_adapters(config: PretrainConfig, wanted: PadConfig, loaded: PadConfig, source: str) -> None:
     """Adapters that came with the weights are trained as they are; an option cannot reshape them."""
     for name in ADAPTER_OPTIONS:
         mine, its = (getattr(adapters, name) or "all" for adapters in (wanted, loaded))
@@ -118,7 +116,7 @@ def _check_loaded_adapters(
                 "give --init weights without adapters."
             )
     shape = ", ".join(f"{option(name)} {getattr(loaded, name) or 'all'}" for name in ADAPTER_OPTIONS)
-    say(f"{source} brings adapters ({shape}), which are trained.")
+    _log.info(f"{source} brings adapters ({shape}), which are trained.")
 
 
 def as_built(config: PretrainConfig, encoder: Any) -> PretrainConfig:
@@ -141,7 +139,7 @@ def init_of(config: PretrainConfig) -> str:
     return config.init or ("random" if config.paradigm == "scratch" else "timm")
 
 
-def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -> dict[str, Any]:
+def _load_head(method: Method, report: LoadReport) -> dict[str, Any]:
     """Warm-start the decoder where the weights bring one; name every tensor that did not find its place, here too."""
     missing, unexpected, reshaped = list(report.missing), list(report.unexpected), list(report.reshaped)
     tables = {name: tuple(buffer.shape) for name, buffer in method.named_buffers() if not name.startswith(ENCODER)}
@@ -151,34 +149,30 @@ def _load_head(method: Method, report: LoadReport, say: Callable[[str], None]) -
     head_missing = [name for name in head_missing if name not in tables]
     if report.head:
         loaded = len(report.head) - len(left) - len(odd)
-        say(f"{report.source}: {loaded} tensors beside the encoder loaded, {len(head_missing)} missing.")
+        _log.info(f"{report.source}: {loaded} tensors beside the encoder loaded, {len(head_missing)} missing.")
     weights = {"missing": missing + head_missing, "unexpected": unexpected + left, "reshaped": reshaped}
     for what, names in (("missing", missing + head_missing if report.head else missing), *list(weights.items())[1:]):
         if names:
             shown = ", ".join(names if len(names) <= LISTED else names[:3])
             more = "" if len(names) <= LISTED else f" ... (all in {RUN_FILE})"
-            say(f"{report.source}: {len(names)} {what} tensors: {shown}{more}.")
+            _log.info(f"{report.source}: {len(names)} {what} tensors: {shown}{more}.")
     return {"source": report.source, "layout": report.layout, **weights}
 
 
-def _warn_of_decoder(
-    method: Method, config: PretrainConfig, report: LoadReport, missing: list[str], say: Callable[[str], None]
-) -> None:
+def _warn_of_decoder(method: Method, config: PretrainConfig, report: LoadReport, missing: list[str]) -> None:
     """What the weights mean for a head that starts with them, or without them."""
     frozen = [name for name in missing if name.startswith(method.frozen_with_adapters or ("\0",))]
     if frozen and PARADIGMS[config.paradigm].adapters:
-        say(
-            f"warning: {report.source} brings no {frozen[0].split('.')[0]}, which --paradigm {config.paradigm} keeps "
+        _log.warning(
+            f"{report.source} brings no {frozen[0].split('.')[0]}, which --paradigm {config.paradigm} keeps "
             f"frozen as the paper does, so it stays random; better give --init a full {type(method).__name__} file "
             f"with its decoder{f', e.g. {method.published}' if method.published else ''}."
         )
-    if (
-        report.norm_pix_loss is not None
-        and hasattr(method, "norm_pix_loss")
-        and (report.norm_pix_loss != config.options["norm_pix_loss"])
+    if report.norm_pix_loss is not None and report.norm_pix_loss != getattr(
+        method, "norm_pix_loss", report.norm_pix_loss
     ):
-        learnt = "normalised" if report.norm_pix_loss else "raw"
-        say(
-            f"warning: the decoder of {report.source} learnt to paint {learnt} pixels, this run has norm_pix_loss "
-            f"{'on' if method.norm_pix_loss else 'off'}; give `norm_pix_loss` the other value, or other weights."
+        learnt, here = ("normalised", "off") if report.norm_pix_loss else ("raw", "on")
+        _log.warning(
+            f"the decoder of {report.source} learnt to paint {learnt} pixels, this run has `norm_pix_loss` {here}; "
+            "give it the other value, or other weights."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from pad.config.plan import Plan
 from pad.config.pretraining import PretrainConfig
 from pad.data.dataset import PretrainDataset
 from pad.training.blocks import BlockCalls
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step
+
+_log = logging.getLogger(__name__)
 
 HEADROOM = 0.92
 """Share of the memory that a trial may use: the allocator's fragments, and the communication of several processes."""
@@ -46,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None], say: Callable[[str], None]) -> int:
+def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None]) -> int:
     """The largest of ``sizes`` whose ``trial`` does not run out of memory.
 
     Raises ``RunError`` if not even the smallest does.
@@ -67,10 +70,10 @@ def find_batch_size(sizes: Sequence[int], trial: Callable[[int], None], say: Cal
     found = largest_fitting(sizes, fits)
     if found is None:
         raise RunError(
-            f"a pass of {sizes[0]} does not fit in the GPU's memory; give --recompute, a smaller "
-            "--model or --image-size, or --parallel fsdp on several GPUs."
+            f"a pass of {sizes[0]} does not fit in the GPU's memory; give `recompute`, a smaller "
+            "`model` or `image_size`, or `parallel=fsdp` on several GPUs."
         )
-    say(f"--batch-size auto: {found} ({', '.join(tried)}).")
+    _log.info(f"`batch_size=auto`: {found} ({', '.join(tried)}).")
     return found
 
 
@@ -85,7 +88,7 @@ class Trial:
     ) -> None:
         self.method, self.optimizer, self.config = method, optimizer, config
         self.device: torch.device = next(method.parameters()).device
-        self._step = Step(Alone(method, optimizer, self.device), bf16=bf16)
+        self._step = Step(SingleProcess(method, optimizer, self.device), bf16=bf16)
         self._sample = next(s for s in (dataset[0, row] for row in range(len(dataset))) if s["used"] >= 0)
         self._most = HEADROOM * sum(self._memory())
 
@@ -102,7 +105,7 @@ class Trial:
         moments = [torch.empty_like(tensor) for tensor in held for _ in range(2) if tensor not in self.optimizer.state]
         self.method.train()
         try:
-            with BlockCalls(self.method, compiled=False, recomputed=self.config.recompute, say=print):
+            with BlockCalls(self.method, compiled=False, recomputed=self.config.recompute):
                 for _ in range(2):  # the second pass finds gradients in place
                     self._step.backward(default_collate([self._sample] * size), 0)
             if torch.cuda.max_memory_reserved(self.device) > self._most:
@@ -120,10 +123,10 @@ def memory_ran_out(config: PretrainConfig, plan: Plan, step: int, device: torch.
         used, all_of_it = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         had = f" ({used / GIB:.1f} GiB in use at most, the device has {all_of_it / GIB:.1f})"
     smaller = max(1, plan.batch_size // 2)
-    split = f"--batch-size {smaller} --accumulate {plan.effective_batch // (smaller * _processes(plan))}"
-    more = "" if config.recompute else ", or --recompute (less memory, about a third more time)"
-    how = "--batch-size auto, or " if device.type == "cuda" else ""
-    again = f"; continue with --resume auto --out {config.out}" if step else ""
+    split = f"`batch_size={smaller}` `accumulate={plan.effective_batch // (smaller * _processes(plan))}`"
+    more = "" if config.recompute else ", or `recompute` (less memory, about a third more time)"
+    how = "`batch_size=auto`, or " if device.type == "cuda" else ""
+    again = f"; continue with `resume=auto` `out={config.out}`" if step else ""
     return (
         f"memory ran out at step {step + 1} with {plan.batch_size} images of {config.image_size} px in a pass of "
         f"{config.model}{had}. The same {plan.effective_batch:,} images a step in smaller passes: "

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import default_collate
 
 from msip.errors import RunError
@@ -18,7 +20,7 @@ from pad.config.plan import Plan
 from pad.config.pretraining import PretrainConfig
 from pad.data.dataset import PretrainDataset
 from pad.data.loader import epoch_order
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.step import Step
 from pad.weights.checkpoints import list_checkpoints
 
@@ -104,16 +106,17 @@ class Finding:
 def advice(config: PretrainConfig, step: int, *, bf16: bool) -> str:
     """What may get a run past ``step``; from the state just before it, another learning rate changes nothing."""
     earlier = next((path for path in list_checkpoints(config.out) if path.name < f"step-{step:08d}"), None)
-    how = f"with a lower --blr, e.g. {config.blr / 2:g}, or with --clip-grad"
-    again = f"Continue from before with --resume {earlier} and" if earlier else "Start a new run in another --out"
-    precise = "Give --resume auto --precision fp32. If that does not help: " if bf16 else ""
+    how = f"with a lower `blr`, e.g. {config.blr / 2:g}, or with `clip_grad`"
+    again = f"Continue from before with `resume={earlier}` and" if earlier else "Start a new run in another `out`"
+    precise = "Give `resume=auto` `precision=fp32`. If that does not help: " if bf16 else ""
     return f"{precise}{again} {how}."
 
 
-def find_non_finite(on_device: Step, dataset: PretrainDataset, facts: StepFacts) -> Finding:
+def find_non_finite(
+    method: Any, optimizer: Optimizer, dataset: PretrainDataset, facts: StepFacts, *, device: torch.device, bf16: bool
+) -> Finding:
     """Take a step again in this process, plainly; the weights stay as they are, gradients are dropped."""
-    method = on_device.method
-    single = Step(Alone(method, on_device.parallel.optimizer, on_device.device), seed=facts.seed, bf16=on_device.bf16)
+    single = Step(SingleProcess(method, optimizer, device), seed=facts.seed, bf16=bf16)
     method.train()
     method.begin_step(facts.step / facts.steps_per_epoch, facts.steps / facts.steps_per_epoch)
     passes = list(_passes(dataset, facts))

@@ -112,10 +112,10 @@ def apply_paradigm(
     chosen = PARADIGMS[paradigm]
     if chosen.adapters != has_adapters(method.encoder):
         have = "has" if has_adapters(method.encoder) else "has no"
-        raise RunError(f"--paradigm {paradigm}: the encoder {have} adapters; attach them for `pad` and for it alone.")
+        raise RunError(f"`paradigm={paradigm}`: the encoder {have} adapters; attach them for `pad` and for it alone.")
     if (chosen.unfrozen is not None) != has_lora(method.encoder):
         raise RunError(
-            f"--paradigm {paradigm} does not fit the encoder; prepare_encoder gives it LoRA where it trains."
+            f"`paradigm={paradigm}` does not fit the encoder; prepare_encoder gives it LoRA where it trains."
         )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():

@@ -18,15 +18,15 @@ from torch.optim import Optimizer
 
 from msip.errors import RunError
 from pad.adapters.attach import scale_predictors
+from pad.encoders.layouts import ENCODER
 from pad.training.blocks import block_lists
 from pad.training.paradigms import set_scales_frozen
-from pad.weights.checkpoints import optimizer_tensors, split_state
+from pad.weights.checkpoints import frozen_names, optimizer_tensors
+from pad.weights.files import State
 
-Tensors = dict[str, Tensor]
 
-
-class Alone:
-    """A single process.
+class SingleProcess:
+    """One process that holds everything.
 
     Attributes:
         model: what is called; the method, or what wraps it.
@@ -40,7 +40,8 @@ class Alone:
         self.method, self.optimizer, self.device = method, optimizer, device
         self.model: nn.Module = method
         ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self.held: Tensors = {name: p for name, p in method.named_parameters() if id(p) in ids}
+        self.held: State = {name: p for name, p in method.named_parameters() if id(p) in ids}
+        self._frozen = frozen_names(method, optimizer)
 
     def start(self, *, scales_frozen: bool | None) -> None:
         """Called before the first step and whenever the scale predictors are frozen or freed (None: there are none)."""
@@ -54,21 +55,31 @@ class Alone:
         yield
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradients(self) -> list[Tensor]:
-        """Of what the optimizer holds, in its order; of this process's shards alone where there are shards."""
+        """The gradients of what the optimizer holds, in its order; DTensors where weights are sharded."""
         return [tensor.grad for tensor in self.held.values() if tensor.grad is not None]
 
     def grad_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Of all gradients together, on the device."""
+        """The 2-norm of all gradients together, on the device."""
         return torch.nn.utils.get_total_norm(gradients)
 
-    def state(self) -> tuple[Tensors, Tensors, Tensors]:
-        """(frozen, changing, moments): whole tensors, see ``pad.weights.checkpoints``."""
-        frozen, changing = split_state(self.method, self.method.encoder, self.optimizer)
-        return frozen, changing, optimizer_tensors(self.held, self.optimizer)
+    def frozen(self) -> State:
+        """What no step changes, whole; where ``collective``, all processes must ask and the first one gets it."""
+        return {name: tensor for name, tensor in self._model_state().items() if name in self._frozen}
+
+    def changing(self) -> tuple[State, State]:
+        """(tensors that training changes, the optimizer's moments), whole; who must ask is as for ``frozen``."""
+        changing = {name: tensor for name, tensor in self._model_state().items() if name not in self._frozen}
+        return changing, self._moments()
+
+    def _model_state(self) -> State:
+        return dict(self.method.state_dict())
+
+    def _moments(self) -> State:
+        return optimizer_tensors(self.held, self.optimizer)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -76,11 +87,11 @@ class Alone:
         yield
 
 
-class Replicated(Alone):
-    """DDP: every process holds everything and averages the gradients of what trains, and of nothing else."""
+class DDP(SingleProcess):
+    """Every process holds everything and averages the gradients of what trains, and of nothing else."""
 
     def start(self, *, scales_frozen: bool | None) -> None:
-        """The buckets of gradients follow what trains."""
+        """Wrap the method anew: DDP's buckets are made of what trains at that moment."""
         super().start(scales_frozen=scales_frozen)
         devices = [self.device] if self.device.type == "cuda" else None
         self.model = DistributedDataParallel(
@@ -98,10 +109,9 @@ class Replicated(Alone):
                 yield
 
 
-class Sharded(Alone):
-    """FSDP2: every process holds a part of each tensor; a block's weights come together while it computes.
+class FSDP(SingleProcess):
+    """FSDP2: every process holds a shard of each tensor; a block's weights come together while it computes.
 
-    The optimizer works on this process's parts as plain tensors, which for AdamW is the same.
     Raises ``RunError`` for a method that swaps tensors under a block (iBOT's teacher).
     """
 
@@ -111,48 +121,34 @@ class Sharded(Alone):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        super().__init__(method, optimizer, device)
         if not method.can_be_sharded:
             raise RunError(
-                f"--parallel fsdp cannot train {type(method).__name__}, whose teacher takes the student's place in the "
+                f"`parallel=fsdp` cannot train {type(method).__name__}, whose teacher takes the student's place in the "
                 "blocks; leave it out: DDP keeps all weights in each process."
             )
-        self._frozen = set(split_state(method, method.encoder, optimizer)[0])
+        super().__init__(method, optimizer, device)
+        whole = self.held
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for blocks in block_lists(method):
             for block in blocks:
                 fully_shard(block, mesh=mesh)
         self._root: Any = fully_shard(method, mesh=mesh)
-        self._parts: dict[str, Any] = {n: p for n, p in method.named_parameters() if n in self.held}
-        self._scales = {"encoder." + name for name, _ in scale_predictors(method.encoder)}
+        self.held = {name: parameter for name, parameter in method.named_parameters() if name in whole}
+        self._hold_shards({id(tensor): self.held[name] for name, tensor in whole.items()})
+        self._scales = {ENCODER + name for name, _ in scale_predictors(method.encoder)}
         self._scales_frozen = False
-        self._hold_parts()
 
-    def _hold_parts(self) -> None:
-        """Let the optimizer hold this process's parts in place of the whole tensors, its moments likewise."""
-        names = {id(whole): name for name, whole in self.held.items()}
+    def _hold_shards(self, shards: dict[int, Tensor]) -> None:
+        """Put the shards in place of the whole tensors (by their id) in the optimizer, and shard its moments alike."""
         for group in self.optimizer.param_groups:
-            group["params"] = [self._part_of(names[id(whole)], whole) for whole in group["params"]]
-
-    def _part_of(self, name: str, whole: Any) -> nn.Parameter:
-        part = nn.Parameter(self._parts[name].to_local().detach())
-        moments = self.optimizer.state.pop(whole, {})
-        if moments:
-            self.optimizer.state[part] = {key: self._cut(name, value) for key, value in moments.items()}
-        self.held[name] = part
-        return part
-
-    def _cut(self, name: str, value: Tensor) -> Tensor:
-        """This process's part of a moment."""
-        from torch.distributed.tensor import distribute_tensor
-
-        like = self._parts[name]
-        if value.shape != like.shape:  # AdamW's count of steps
-            return value
-        return distribute_tensor(value.to(self.device), like.device_mesh, like.placements).to_local().clone()
+            wholes, group["params"] = group["params"], [shards[id(whole)] for whole in group["params"]]
+            for whole, shard in zip(wholes, group["params"], strict=True):
+                moments = self.optimizer.state.pop(whole, {})
+                if moments:
+                    self.optimizer.state[shard] = {key: _sharded(value, shard) for key, value in moments.items()}
 
     def start(self, *, scales_frozen: bool | None) -> None:
-        """What is frozen for a while gives up its gradients: FSDP2 remembers what trained at first."""
+        """Note whether scales are frozen: ``gradients`` then drops theirs, as FSDP2 fixes what trains when it wraps."""
         self._scales_frozen = bool(scales_frozen)
 
     @contextmanager
@@ -161,44 +157,29 @@ class Sharded(Alone):
         self._root.set_requires_gradient_sync(last)
         yield
 
-    def zero_grad(self) -> None:
-        """Of the parts, and of the tensors they are parts of."""
-        super().zero_grad()
-        self.method.zero_grad(set_to_none=True)
-
     def gradients(self) -> list[Tensor]:
-        """Of this process's parts."""
-        for name, part in self.held.items():
-            gradient = self._parts[name].grad
-            kept = gradient is not None and not (self._scales_frozen and name in self._scales)
-            part.grad = gradient.to_local() if kept else None
+        """This process's shards of the gradients."""
+        for name in self._scales if self._scales_frozen else ():
+            self.held[name].grad = None
         return super().gradients()
 
     def grad_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Over the parts of all processes."""
-        squared = super().grad_norm(gradients).square()
-        dist.all_reduce(squared)
-        return squared.sqrt()
+        """The 2-norm over the shards of all processes."""
+        return _whole(super().grad_norm(gradients))
 
-    def state(self) -> tuple[Tensors, Tensors, Tensors]:
-        """Gathered; every process takes part, and gets all."""
-        state = {name: _gathered(tensor) for name, tensor in self.method.state_dict().items()}
-        moments = {}
-        for key, value in optimizer_tensors(self.held, self.optimizer).items():
-            name = key.rsplit("/", 1)[0]
-            moments[key] = value if value.ndim == 0 else self._join(name, value)
-        frozen = {name: tensor for name, tensor in state.items() if name in self._frozen}
-        return frozen, {name: tensor for name, tensor in state.items() if name not in frozen}, moments
+    def _model_state(self) -> State:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    def _join(self, name: str, part: Tensor) -> Tensor:
-        from torch.distributed.tensor import DTensor
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state: Any = get_model_state_dict(self.method, options=options)
+        return dict(state)
 
-        like = self._parts[name]
-        return _gathered(
-            DTensor.from_local(
-                part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-            )
-        )
+    def _moments(self) -> State:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        states: Any = get_optimizer_state_dict(self.method, self.optimizer, options=options).get("state", {})
+        return {f"{name}/{key}": value for name, moments in states.items() for key, value in moments.items()}
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -210,6 +191,13 @@ class Sharded(Alone):
             self._root.reshard()
 
 
-def _gathered(tensor: Any) -> Tensor:
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole.detach().cpu()
+def _sharded(moment: Tensor, like: Any) -> Tensor:
+    """This process's shard of a moment; AdamW's count of steps, a number, stays as it is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(moment, like.device_mesh, like.placements) if moment.ndim else moment
+
+
+def _whole(sharded: Any) -> Tensor:
+    whole: Tensor = sharded.full_tensor()
+    return whole

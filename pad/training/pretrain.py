@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from msip.crops import RoiCrop
 from msip.errors import MissingExtra, RunError
 from msip.extras import need
 from msip.files import atomic_path, make_output_folder, only_writer, refuse_unwritable, write_json
@@ -33,9 +32,8 @@ from pad.adapters.files import save_adapters
 from pad.adapters.lora import merge_lora
 from pad.config.plan import Plan, batch_sizes, default_workers, make_plan
 from pad.config.pretraining import RESULT, PretrainConfig
-from pad.data.dataset import PretrainDataset
 from pad.data.grey import to_device
-from pad.data.index import ImageIndex, open_data, write_index
+from pad.data.index import open_data, write_index
 from pad.encoders.create import lasting_init
 from pad.encoders.fit import size_text
 from pad.encoders.layouts import averaged
@@ -45,16 +43,17 @@ from pad.methods import Method
 from pad.monitoring.cost import count_flops
 from pad.monitoring.monitor import plot_loss, read_metrics
 from pad.monitoring.report import REPORT, write_report
-from pad.training.building import as_built, build_method, complete, init_of
+from pad.training.assembly import INDEX, assemble_method, open_dataset
+from pad.training.building import complete, init_of
 from pad.training.memory import Trial, find_batch_size
-from pad.training.paradigms import apply_paradigm
 from pad.training.processes import Ranks, process_group
 from pad.training.resume import find_start, free_options, refuse_other_step
-from pad.training.run_file import INDEX, count_parameters, describe_data, write_run
-from pad.training.step import make_optimizer
+from pad.training.run_file import count_parameters, describe_data, write_run
 from pad.training.trainer import Trainer
-from pad.weights.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, restore
+from pad.weights.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint
 from pad.weights.files import save_tensors
+
+_log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
@@ -93,31 +92,28 @@ class PretrainResult:
     estimated_s: float | None = None
 
 
-def tell(message: str) -> None:
-    """Print one line of progress for people: to stderr, which leaves stdout to results."""
-    sys.stderr.write(message + "\n")
-
-
-def pretrain(config: PretrainConfig, *, say: Callable[[str], None] = tell) -> PretrainResult:
+def pretrain(config: PretrainConfig) -> PretrainResult:
     """Run or continue a pre-training run, alone in its folder. Raises ``MsipError`` for what the user can correct."""
     with contextlib.ExitStack() as held:
-        return _pretrain(config, say, held)
+        return _pretrain(config, held)
 
 
-def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextlib.ExitStack) -> PretrainResult:
+def _pretrain(config: PretrainConfig, held: contextlib.ExitStack) -> PretrainResult:
     begin = time.perf_counter()
     ranks = Ranks.from_environment()
-    if ranks.rank > 0:
-        say = _silent
+    if ranks.rank > 0:  # of several processes the first one speaks
+        logger = logging.getLogger("pad")
+        held.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
     seen = list_checkpoints(config.out)
-    stored, checkpoint = find_start(config, say)
+    stored, checkpoint = find_start(config)
     if stored:
         config = config.continued(stored["config"], free_options(checkpoint))
     config = complete(config, load=checkpoint is None)
     if stored and checkpoint and (config.out / RESULT).is_file():
-        say(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
+        _log.info(f"{config.out} is finished ({checkpoint.step:,} steps): nothing to do.")
         if not (config.out / REPORT).is_file() and ranks.rank == 0:
-            _draw(config.out, say)
+            _draw(config.out)
         before = json.loads((config.out / RESULT).read_text())
         return PretrainResult(**{**before, "run": str(config.out), "status": "already finished"})
     device = pick_device(config.device, ranks.local_rank)
@@ -129,14 +125,13 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
             stored=stored,
             checkpoint=checkpoint,
             claim=lambda: _claim(config.out, seen, held),
-            say=say,
         )
         config = trainer.config
         try:
             stopped = trainer.run()
         except RunError as error:
             if ranks.rank == 0:
-                _draw(config.out, say, failed=str(error))
+                _draw(config.out, failed=str(error))
             raise
     metrics = read_metrics(config.out)
     result = PretrainResult(
@@ -156,27 +151,25 @@ def _pretrain(config: PretrainConfig, say: Callable[[str], None], held: contextl
         estimated_s=round(trainer.estimate.seconds, 1) if trainer.estimate else None,
     )
     if stopped:
-        say(f"stopped by signal {stopped} at step {trainer.step:,}; continue with --resume auto --out {config.out}.")
+        _log.info(
+            f"stopped by signal {stopped} at step {trainer.step:,}; continue with `resume=auto` `out={config.out}`."
+        )
     if ranks.rank == 0:
         method = trainer.method
         if trainer.parallel.collective and not stopped:  # the weights are shared out; the checkpoint has them whole
-            method = method_of_checkpoint(config)
+            method = assemble_method(config, torch.device("cpu"), newest_checkpoint(config.out)[0]).method
         _export(config, method, parameters, result)
-        _draw(config.out, say)
+        _draw(config.out)
     return result
 
 
-def _draw(run: Path, say: Callable[[str], None], *, failed: str = "") -> None:
-    """Write loss.png and report.html; without the extra that draws them, say so."""
+def _draw(run: Path, *, failed: str = "") -> None:
+    """Write loss.png and report.html; without the extra that draws them, a warning says so."""
     try:
         plot_loss(run)
-        say(f"the run on one page: {write_report(run, failed=failed)}")
+        _log.info(f"the run on one page: {write_report(run, failed=failed)}")
     except MissingExtra as error:
-        say(f"warning: loss.png and report.html are left out: {error}")
-
-
-def _silent(_: str) -> None:
-    """Other ranks than the first have nothing to add."""
+        _log.warning(f"loss.png and report.html are left out: {error}")
 
 
 def assemble(
@@ -187,7 +180,6 @@ def assemble(
     stored: dict[str, Any] | None,
     checkpoint: Checkpoint | None,
     claim: Callable[[], None],
-    say: Callable[[str], None],
 ) -> tuple[Trainer, dict[str, int]]:
     """Everything between the options and the first step; nothing is written until all of it fits.
 
@@ -200,21 +192,16 @@ def assemble(
     data = describe_data(manifest, config)
     if stored and stored["data"]["manifest_sha256"] != data["manifest_sha256"]:
         raise RunError(
-            f"the manifest of {config.data} has changed since this run began; start anew with another --out."
+            f"the manifest of {config.data} has changed since this run began; start anew with another `out`."
         )
     for note in unmatched_flags(manifest.table, config.exclude_flag):
-        say(f"warning: {note}")
+        _log.warning(note)
     manifest = manifest.without_flags(config.exclude_flag)
     plan = make_plan(config, len(manifest), device=device.type, world=ranks.world)
     if checkpoint:
         refuse_other_step(checkpoint, plan)
-    method, weights = build_method(config, say, load=checkpoint is None)
-    config = as_built(config, method.encoder)
-    method = method.to(device)
-    groups = apply_paradigm(method, config.paradigm, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    optimizer = make_optimizer(groups, beta2=config.beta2)
-    if checkpoint:
-        restore(checkpoint, method, optimizer)
+    made = assemble_method(config, device, checkpoint)
+    config, method, optimizer = made.config, made.method, made.optimizer
     parameters = count_parameters(method, optimizer)
     workers = default_workers(device.type, ranks.local_world) if config.workers is None else config.workers
     if ranks.rank == 0:
@@ -222,23 +209,19 @@ def assemble(
         write_index(manifest, config.out / INDEX)
         (config.out / RESULT).unlink(missing_ok=True)
     ranks.wait()
-    crop = RoiCrop(size=config.image_size, p=config.roi_p)
-    index = ImageIndex(config.out / INDEX)
-    dataset = PretrainDataset(
-        index, manifest.root, seed=config.seed, crop=crop, sampler=method.sampler(), views=method.views()
-    )
+    dataset = open_dataset(config, method, manifest.root, run=config.out)
     bf16 = uses_bf16(config.precision, device)
     if config.batch_size == "auto":
         trial = Trial(method, optimizer, dataset, config, bf16=bf16)
         sizes = batch_sizes(plan.effective_batch // ranks.world)
-        size = -ranks.agreed(-find_batch_size(sizes, trial, say))  # the smallest that any process found
+        size = -ranks.agreed(-find_batch_size(sizes, trial))  # the smallest that any process found
         plan = replace(plan, batch_size=size, accumulate=plan.effective_batch // (size * ranks.world))
     one = to_device(default_collate([dataset[0, 0]]), device, in_chans(method.encoder))
     flops = count_flops(method, one)
     if ranks.rank == 0:
-        facts = {"data": data, "parameters": parameters, "weights": weights, "flops_per_image": flops}
+        facts = {"data": data, "parameters": parameters, "weights": made.weights, "flops_per_image": flops}
         write_run(config, plan, stored, checkpoint, facts=facts, device=device, workers=workers)
-        announce(config, plan, parameters, len(manifest), ranks.world, checkpoint, say)
+        announce(config, plan, parameters, len(manifest), ranks.world, checkpoint)
     trainer = Trainer(
         method,
         optimizer,
@@ -269,29 +252,19 @@ def announce(
     images: int,
     processes: int,
     checkpoint: Checkpoint | None,
-    say: Callable[[str], None],
 ) -> None:
     """Say what was resolved, before the first step."""
     for note in plan.notes:
-        say(f"note: {note}.")
+        _log.info(f"note: {note}.")
     several = f" x {processes} processes" if processes > 1 else ""
-    say(
+    _log.info(
         f"{images:,} images; a step takes {plan.effective_batch:,} ({plan.batch_size} a pass x {plan.accumulate} "
         f"accumulated{several}), lr {plan.lr:.3g} = blr {config.blr:g} x {plan.effective_batch:,} / 256; "
         f"{plan.steps:,} steps; trains {parameters['trained']:,} parameters, of which adapters "
         f"{parameters['adapters']:,}."
     )
     if checkpoint:
-        say(f"continues at step {checkpoint.step:,}.")
-
-
-def method_of_checkpoint(config: PretrainConfig) -> Method:
-    """The method as the run's newest checkpoint has it, on the CPU."""
-    checkpoint, _ = newest_checkpoint(config.out)
-    method, _ = build_method(config, _silent, load=False)
-    assert checkpoint is not None
-    method.load_state_dict(checkpoint.model)
-    return method
+        _log.info(f"continues at step {checkpoint.step:,}.")
 
 
 def _export(config: PretrainConfig, method: Method, parameters: dict[str, int], result: PretrainResult) -> None:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msip.crops import RoiCrop
 from msip.errors import RunError
 from pad.config.pretraining import PretrainConfig, read_run
-from pad.data.dataset import PretrainDataset
-from pad.data.index import ImageIndex
 from pad.machine import pick_device, uses_bf16
-from pad.training.building import build_method, complete
+from pad.training.assembly import assemble_method, open_dataset
+from pad.training.building import complete
 from pad.training.non_finite import Finding, StepFacts, find_non_finite
-from pad.training.paradigms import apply_paradigm
-from pad.training.parallel import Alone
-from pad.training.run_file import INDEX
-from pad.training.step import Step, make_optimizer
 from pad.weights.checkpoints import FOLDER, read_checkpoint
 
 
@@ -30,19 +24,8 @@ def replay(run: Path, *, device: str = "auto") -> Finding:
     config = complete(PretrainConfig(**stored["config"]), load=False)
     checkpoint = read_checkpoint(run / FOLDER / f"step-{facts.step:08d}")
     where = pick_device(device)
-    method, _ = build_method(config, lambda _: None, load=False)
-    groups = apply_paradigm(method, config.paradigm)
-    method.load_state_dict(checkpoint.model)
-    method = method.to(where)
-    crop = RoiCrop(size=config.image_size, p=config.roi_p)
-    dataset = PretrainDataset(
-        ImageIndex(run / INDEX),
-        stored["data"]["root"],
-        seed=config.seed,
-        crop=crop,
-        sampler=method.sampler(),
-        views=method.views(),
+    made = assemble_method(config, where, checkpoint)
+    dataset = open_dataset(config, made.method, stored["data"]["root"], run=run)
+    return find_non_finite(
+        made.method, made.optimizer, dataset, facts, device=where, bf16=uses_bf16(config.precision, where)
     )
-    bf16 = uses_bf16(config.precision, where)
-    on_device = Step(Alone(method, make_optimizer(groups), where), seed=config.seed, bf16=bf16)
-    return find_non_finite(on_device, dataset, facts)

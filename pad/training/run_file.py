@@ -17,8 +17,6 @@ from pad.machine import device_name, git_commit, versions
 from pad.training.building import init_of
 from pad.weights.checkpoints import Checkpoint
 
-INDEX = "data.arrow"
-
 
 def count_parameters(method: Any, optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Parameters of the whole method, of all that trains, of the encoder's part of it, and of the adapters alone."""

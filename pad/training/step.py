@@ -16,7 +16,7 @@ from pad.config.pretraining import PretrainConfig
 from pad.data.grey import to_device
 from pad.encoders.tokens import in_chans
 from pad.machine import seed_step
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 
 
 def lr_at(step: float, *, lr: float, warmup_steps: float, steps: int) -> float:
@@ -57,7 +57,9 @@ class Step:
         bad: number of the first step whose loss or gradient was not finite, -1 if none; all three on the device.
     """
 
-    def __init__(self, parallel: Alone, *, seed: int = 0, bf16: bool = False, clip_grad: float | None = None) -> None:
+    def __init__(
+        self, parallel: SingleProcess, *, seed: int = 0, bf16: bool = False, clip_grad: float | None = None
+    ) -> None:
         self.parallel, self.seed, self.bf16, self.clip_grad = parallel, seed, bf16, clip_grad
         self.method, self.device = parallel.method, parallel.device
         self.in_chans = in_chans(self.method.encoder)

@@ -8,6 +8,7 @@ Schedule and optimizer: MAE's (facebookresearch/mae ``engine_pretrain.py``, ``ut
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,12 +35,14 @@ from pad.monitoring.panels import Panels
 from pad.monitoring.watch import Watch
 from pad.training.blocks import BlockCalls
 from pad.training.memory import is_out_of_memory, memory_ran_out
-from pad.training.non_finite import NON_FINITE, StepFacts, advice, find_non_finite
+from pad.training.non_finite import NON_FINITE, Finding, StepFacts, advice, find_non_finite
 from pad.training.paradigms import scales_frozen_at
-from pad.training.parallel import Alone, Replicated, Sharded
+from pad.training.parallel import DDP, FSDP, SingleProcess
 from pad.training.processes import Ranks, Stop
 from pad.training.step import Step, lr_at, schedule
 from pad.weights.checkpoints import FOLDER, Checkpoint, save_checkpoint, write_frozen
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -74,7 +77,7 @@ class Trainer:
         self.method, self.optimizer, self.dataset, self.config, self.plan = method, optimizer, dataset, config, plan
         self.ranks, self.workers = ranks, workers
         self.device: torch.device = next(method.parameters()).device
-        way = Alone if ranks.world == 1 else Sharded if config.parallel == "fsdp" else Replicated
+        way = SingleProcess if ranks.world == 1 else FSDP if config.parallel == "fsdp" else DDP
         self.parallel = way(method, optimizer, self.device)
         self._on_device = Step(self.parallel, seed=config.seed, bf16=bf16, clip_grad=config.clip_grad)
         state: dict[str, Any] = {"step": 0, "window": {"start": 0, "loss_sum": 0.0}, "unreadable": []}
@@ -137,8 +140,7 @@ class Trainer:
             panels = Panels(self.dataset, self._on_device.in_chans)
             every, steps = self.plan.panel_every, self.plan.steps
             self._watch = Watch(panels, self._monitor, self.device, every=every, steps=steps)
-        if main or self.parallel.collective:
-            frozen, _, _ = self.parallel.state()
+            frozen = self.parallel.frozen()
             self._frozen_sha256 = write_frozen(self.config.out, frozen) if main else ""
         if self.step:  # continued, perhaps from a checkpoint of another folder
             self._save()
@@ -146,14 +148,8 @@ class Trainer:
             self._draw()
         compiled = self.device.type == "cuda" if self.config.compile is None else self.config.compile
         explicit = self.device.type == "cpu" and self._on_device.bf16
-        self._calls = BlockCalls(
-            self.method, compiled=compiled, recomputed=self.config.recompute, say=self._say, explicit=explicit
-        )
+        self._calls = BlockCalls(self.method, compiled=compiled, recomputed=self.config.recompute, explicit=explicit)
         stack.enter_context(self._calls)
-
-    def _say(self, message: str) -> None:
-        if self._monitor:
-            self._monitor.say(message)
 
     def _loop(self, stop: Stop) -> int:
         if self.step == self.plan.steps:  # a run that was killed between its last step and its export
@@ -192,7 +188,7 @@ class Trainer:
             reading = self._watch.panels.seconds_per_image * self.plan.effective_batch / readers
             steps, compute = self.plan.steps - self.step, seconds * self.plan.accumulate
             self.estimate = Estimate(steps, compute, reading, together=self.workers > 0)
-            self._say(self.estimate.sentence())
+            _log.info(self.estimate.sentence())
         return itertools.chain((first,), batches)
 
     def _loader(self) -> DataLoader[dict[str, Any]]:
@@ -258,7 +254,7 @@ class Trainer:
         for row in sorted(rows - self.unreadable):
             self.unreadable.add(row)
             name = self.dataset.index.relative_path(row)
-            self._say(f"warning: {name} cannot be read; another image takes its place.")
+            _log.warning(f"{name} cannot be read; another image takes its place.")
 
     def _gather(self) -> None:
         """Bring together what each process has seen alone: all have the mean loss and every unreadable image."""
@@ -280,13 +276,17 @@ class Trainer:
         where = "."
         if self.ranks.rank == 0 and not self.parallel.collective:
             self._calls.compiled = False  # a compiled block does not call the hooks of what is in it
-            where = f": {find_non_finite(self._on_device, self.dataset, facts).sentence()}"
+            where = f": {self._look_for_it(facts).sentence()}"
         self.ranks.wait()  # the first process may still be looking for the layer
         raise RunError(
             f"the loss or its gradient is not finite at step {bad + 1} (epoch {self.epoch + 1}){where} The state "
             f"before is kept in {self.config.out / FOLDER}, the step in {NON_FINITE}: `msip replay "
             f"{self.config.out}` takes it again. {advice(self.config, bad, bf16=self._on_device.bf16)}"
         )
+
+    def _look_for_it(self, facts: StepFacts) -> Finding:
+        bf16 = self._on_device.bf16
+        return find_non_finite(self.method, self.optimizer, self.dataset, facts, device=self.device, bf16=bf16)
 
     def _log(self) -> None:
         """The one place of a step that waits for the device."""
@@ -348,7 +348,7 @@ class Trainer:
         self._gather()
         if self.ranks.rank > 0 and not self.parallel.collective:
             return
-        _, changing, moments = self.parallel.state()
+        changing, moments = self.parallel.changing()
         if self.ranks.rank > 0:
             return
         state = {

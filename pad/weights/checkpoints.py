@@ -160,25 +160,19 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
         except RunError as error:
             warnings.append(str(error))
     if warnings:
-        raise RunError(f"{warnings[0][:-1]}, and no older one can be read; start anew with another --out.")
+        raise RunError(f"{warnings[0][:-1]}, and no older one can be read; start anew with another `out`.")
     return None, warnings
 
 
-def split_state(
-    method: nn.Module, encoder: nn.Module, optimizer: Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(frozen, changing) tensors of a method by name.
+def frozen_names(method: Any, optimizer: Optimizer) -> set[str]:
+    """Names of what no step changes: the parameters of encoder and frozen teacher that the optimizer does not hold.
 
-    Frozen are the parameters that the optimizer does not hold, of the encoder and of a frozen teacher; everything else
-    (adapters, decoder, buffers, a teacher that follows the student) goes into every checkpoint.
+    Everything else (adapters, decoder, buffers, a teacher that follows the student) goes into every checkpoint.
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    holders = (encoder, getattr(method, "teacher", None))
+    holders = (method.encoder, getattr(method, "teacher", None))
     trunk = {id(parameter) for module in holders if module is not None for parameter in module.parameters()} - held
-    parameters = dict(method.named_parameters())
-    state = method.state_dict()
-    frozen = {name: state[name] for name, parameter in parameters.items() if id(parameter) in trunk}
-    return frozen, {name: tensor for name, tensor in state.items() if name not in frozen}
+    return {name for name, parameter in method.named_parameters() if id(parameter) in trunk}
 
 
 def optimizer_tensors(held: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import py7zr
 import pytest
 import rars
 
-from msip.archives import Limits, archive_sets, extract, find_parts
+from msip.archives import Limits, archive_sets, extract, find_volumes
 from msip.errors import ArchiveError, BrokenArchive, OutputError, UnsafeArchive
 
 RNG = random.Random(0)
@@ -113,7 +113,7 @@ def test_slices_are_read_as_one_without_joining(name, suffixes, tmp_path):
     for suffix, piece in zip(suffixes, slices, strict=True):
         write(tmp_path / "in", f"{name}.{suffix}", piece)
     for suffix in suffixes:
-        assert [part.name for part in find_parts(tmp_path / "in" / f"{name}.{suffix}")] == [
+        assert [part.name for part in find_volumes(tmp_path / "in" / f"{name}.{suffix}")] == [
             f"{name}.{s}" for s in suffixes
         ]
     assert len(archive_sets(tmp_path / "in")) == 1
@@ -121,7 +121,7 @@ def test_slices_are_read_as_one_without_joining(name, suffixes, tmp_path):
     assert found(tmp_path / "to") == TREE
     (tmp_path / "in" / f"{name}.{suffixes[1]}").unlink()
     with pytest.raises(ArchiveError, match=f"{suffixes[1]} is missing"):
-        find_parts(tmp_path / "in" / f"{name}.{suffixes[2]}")
+        find_volumes(tmp_path / "in" / f"{name}.{suffixes[2]}")
 
 
 def test_independent_archives_named_as_parts_stay_apart(tmp_path):
@@ -198,7 +198,7 @@ def test_volumes_that_info_zip_has_written(options, tmp_path):
     command = ["zip", "-q", "-r", "-0", "-s", "64k", *options, tmp_path / "in/LasHeR.zip", "set"]
     subprocess.run(command, cwd=tmp_path / "tree", check=True)
     assert (b"PK\x06\x06" in (tmp_path / "in/LasHeR.zip").read_bytes()) == bool(options)
-    assert len(find_parts(tmp_path / "in/LasHeR.z01")) == 2
+    assert len(find_volumes(tmp_path / "in/LasHeR.z01")) == 2
     extract(tmp_path / "in/LasHeR.zip", tmp_path / "to")
     assert found(tmp_path / "to") == TREE
 

@@ -81,7 +81,7 @@ FORMATS = [("coco", {"mode": "training", "per_image": 2}), ("webdataset", {"tar_
 
 @pytest.mark.parametrize(("fmt", "options"), FORMATS)
 def test_same_bytes_with_more_workers_and_after_a_kill(built, tmp_path, monkeypatch, fmt, options):
-    monkeypatch.setattr("msip.export.parts.IMAGES_A_PART", 1)
+    monkeypatch.setattr("msip.export.chunks.IMAGES_A_CHUNK", 1)
     one, two = tmp_path / "one", tmp_path / "two"
     report = export_crops(built, one, fmt=fmt, **options)
     export_crops(built, two, fmt=fmt, workers=2, **options)

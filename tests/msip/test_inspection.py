@@ -17,12 +17,15 @@ from msip.crops import sample_key, sample_rng
 from msip.errors import InspectionError, ManifestError
 from msip.export import export_crops
 from msip.inspection import app, dataset, rows
-from msip.inspection.dataset import import_build
 from msip.inspection.draws import Draw
 from msip.inspection.rows import dataset_name
 from msip.inspection.tags import pull_tags
 from msip.manifest import ROI_FIELDS, SCHEMA
 from msip.storage import Storage
+
+
+def import_build(fiftyone, out, max_samples=None, **options):  # noqa: F811
+    return dataset.import_build(fiftyone, rows.Rows(out, max_samples), **options)
 
 
 def with_flags(out, flags):

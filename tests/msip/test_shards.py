@@ -11,7 +11,7 @@ from msip_cli.main import app
 from msip import Manifest, build
 from msip.errors import ManifestError, MsipError, OutputError
 from msip.shards import Shards, _Target, shard, tar_key
-from msip.storage import read_grey
+from msip.storage import read_image
 from msip.verify import verify_build
 from pad.data.index import open_data
 
@@ -72,7 +72,7 @@ def test_every_image_at_random_is_that_of_the_build(built, tmp_path, layout):
     for row in np.random.default_rng(0).permutation(len(manifest)):
         place = {name: shards.table.column(name)[row].as_py() for name in shards.table.column_names}
         image = storage.read_grey(place["path"], place["offset"], place["length"], (place["width"], place["height"]))
-        assert np.array_equal(image, read_grey(manifest.path(row)))
+        assert np.array_equal(image, read_image(manifest.path(row)))
         assert place["rois"] == manifest.table.column("rois")[row].as_py()
     assert verify_build(tmp_path).ok
 
@@ -125,7 +125,7 @@ def test_a_killed_run_of_another_plan_leaves_nothing_that_looks_whole(tmp_path, 
     shards = Shards.read(to)
     place = {name: shards.table.column(name)[0].as_py() for name in shards.table.column_names}
     image = shards.storage().read_grey(place["path"], place["offset"], place["length"], (60, 50))
-    assert place["image_id"] == "own/2" and np.array_equal(image, read_grey(manifest.path(2)))
+    assert place["image_id"] == "own/2" and np.array_equal(image, read_image(manifest.path(2)))
 
 
 def test_a_remote_folder(built):
@@ -134,7 +134,7 @@ def test_a_remote_folder(built):
     place = {name: shards.table.column(name)[7].as_py() for name in shards.table.column_names}
     size = place["width"], place["height"]
     image = shards.storage().read_grey(place["path"], place["offset"], place["length"], size)
-    assert np.array_equal(image, read_grey(Manifest.read(built).path(7)))
+    assert np.array_equal(image, read_image(Manifest.read(built).path(7)))
     assert shard(built, "memory://bucket/shards", shard_bytes=SMALL).kept == report.shards
 
 

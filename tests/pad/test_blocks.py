@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import timm
 import torch
+from training_runs import heard
 
 from pad.adapters.attach import attach_adapters
 from pad.adapters.bottleneck import PadConfig
@@ -49,7 +50,7 @@ def test_recomputed_gradients_are_the_same_bit_for_bit_and_memory_is_saved():
             saved += tensor.numel()
             return tensor
 
-        with BlockCalls(made, compiled=False, recomputed=recomputed, say=pytest.fail):
+        with BlockCalls(made, compiled=False, recomputed=recomputed):
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 made(torch.randn(4, 3, 32, 32))
             kept.append((saved, gradients(made)))
@@ -64,9 +65,9 @@ def test_compiled_blocks_give_the_same_gradients_and_leave_no_trace(monkeypatch)
     made = method().train()
     for block in made.encoder.blocks:
         block.adapter.dropout.p = 0.0  # a compiled mask is another one
-    plain, said = gradients(made), []
+    plain = gradients(made)
     names = set(made.state_dict())
-    with BlockCalls(made, compiled=True, recomputed=False, say=said.append) as calls:
+    with heard() as said, BlockCalls(made, compiled=True, recomputed=False) as calls:
         compiled = gradients(made)
         assert calls.compiled and set(made.state_dict()) == names
     assert said == []
@@ -85,7 +86,7 @@ def test_the_compiler_is_asked_once_for_each_kind_of_block(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiler)
     made = method().train()
-    with BlockCalls(made, compiled=True, recomputed=False, say=pytest.fail):
+    with BlockCalls(made, compiled=True, recomputed=False):
         for _ in range(3):
             gradients(made)
     kinds = {type(block).forward for blocks in block_lists(made) for block in blocks}
@@ -99,10 +100,10 @@ def test_a_compiler_that_fails_is_named_once_and_training_goes_on(monkeypatch):
 
         return call
 
-    made, said = method().train(), []
+    made = method().train()
     plain = gradients(made)
     monkeypatch.setattr(torch, "compile", broken)
-    with BlockCalls(made, compiled=True, recomputed=False, say=said.append):
+    with heard() as said, BlockCalls(made, compiled=True, recomputed=False):
         again = gradients(made)
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
     assert len(said) == 1 and "no working C++ compiler found" in said[0] and "\n" not in said[0]
@@ -117,14 +118,14 @@ def test_memory_that_runs_out_while_compiled_is_no_failure_of_the_compiler(monke
 
     made = method().train()
     monkeypatch.setattr(torch, "compile", full)
-    with BlockCalls(made, compiled=True, recomputed=False, say=pytest.fail), pytest.raises(torch.OutOfMemoryError):
+    with BlockCalls(made, compiled=True, recomputed=False), pytest.raises(torch.OutOfMemoryError):
         gradients(made)
 
 
 def test_in_eval_mode_blocks_run_plainly(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *a, **k: pytest.fail("compiled"))
     made = method().eval()
-    with BlockCalls(made, compiled=True, recomputed=True, say=pytest.fail):
+    with BlockCalls(made, compiled=True, recomputed=True):
         made(torch.randn(1, 3, 32, 32))
 
 
@@ -132,7 +133,7 @@ def test_explicit_attention_gives_the_same_gradients_and_is_put_back(monkeypatch
     made = method().train()
     fused, modules = gradients(made), [m for m in made.modules() if hasattr(m, "fused_attn")]
     assert len(modules) == 3 and all(m.fused_attn for m in modules)
-    with BlockCalls(made, compiled=False, recomputed=False, say=pytest.fail, explicit=True):
+    with BlockCalls(made, compiled=False, recomputed=False, explicit=True):
         monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: pytest.fail("fused"))
         spelt_out = gradients(made)
     assert all(m.fused_attn for m in modules)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from msip.errors import OutputError, RunError
+from pad.training.parallel import SingleProcess
 from pad.training.step import make_optimizer
 from pad.weights import files as weight_files
 from pad.weights.checkpoints import (
@@ -17,7 +18,6 @@ from pad.weights.checkpoints import (
     read_checkpoint,
     restore,
     save_checkpoint,
-    split_state,
     write_frozen,
 )
 
@@ -36,6 +36,11 @@ class Toy(nn.Module):
             frozen.requires_grad_(False)
 
 
+def parts(method, optimizer):
+    alone = SingleProcess(method, optimizer, torch.device("cpu"))
+    return alone.frozen(), alone.changing()[0]
+
+
 def toy(seed: int = 0, steps: int = 2) -> tuple[Toy, torch.optim.AdamW]:
     method = Toy(seed)
     optimizer = make_optimizer([{"params": [p for p in method.parameters() if p.requires_grad], "lr_scale": 1.0}])
@@ -49,7 +54,7 @@ def toy(seed: int = 0, steps: int = 2) -> tuple[Toy, torch.optim.AdamW]:
 
 def save(run, step: int, *, seed: int = 0, keep: int = 2):
     method, optimizer = toy(seed, steps=step)
-    frozen, changing = split_state(method, method.encoder, optimizer)
+    frozen, changing = parts(method, optimizer)
     digest = write_frozen(run, frozen)
     return save_checkpoint(
         run,
@@ -90,7 +95,7 @@ def test_a_restored_checkpoint_holds_no_memory(tmp_path):
 
 def test_only_the_frozen_trunk_is_left_out_of_every_checkpoint(tmp_path):
     method, optimizer = toy()
-    frozen, changing = split_state(method, method.encoder, optimizer)
+    frozen, changing = parts(method, optimizer)
     assert set(frozen) == {"encoder.trunk.weight", "encoder.trunk.bias"}
     assert {"centre", "fixed_head.weight", "head.weight", "encoder.adapter.weight"} <= set(changing)
 
@@ -141,7 +146,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, damage):
 def test_all_damaged_is_one_sentence(tmp_path):
     for step in (1, 2):
         (save(tmp_path, step) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(RunError, match="another --out") as error:
+    with pytest.raises(RunError, match="another `out`") as error:
         newest_checkpoint(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -193,7 +193,7 @@ def test_runs_that_cannot_start_leave_nothing_behind(data, tmp_path, options, ki
 
 def test_cuda_without_a_gpu_is_one_sentence(data, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(RunError, match="--device cpu"):
+    with pytest.raises(RunError, match="`device=cpu`"):
         train(config(data, tmp_path / "run", device="cuda"))
 
 

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from method_contract import backbone
-from training_runs import config, make_manifest, quiet
+from training_runs import config, heard, make_manifest
 
+from msip.formatting import human_duration
 from pad.config.pretraining import read_run
 from pad.methods import MAE, SimMIM
-from pad.monitoring.cost import TERA, Estimate, Speed, count_flops, duration, peak_tflops
+from pad.monitoring.cost import TERA, Estimate, Speed, count_flops, peak_tflops
 from pad.monitoring.monitor import read_metrics
 from pad.training.paradigms import apply_paradigm
 from pad.training.pretrain import pretrain
@@ -93,7 +94,7 @@ def test_utilisation_is_the_share_of_the_peak():
     [(41.6, "42 s"), (249.7, "4 min 10 s"), (3 * 3600 + 299, "3 h 05 min"), (52 * 3600 + 60, "2 d 4 h")],
 )
 def test_durations_are_for_people(seconds, text):
-    assert duration(seconds) == text
+    assert human_duration(seconds) == text
 
 
 def test_estimate_is_the_slower_part_or_both():
@@ -104,10 +105,11 @@ def test_estimate_is_the_slower_part_or_both():
     assert "10 steps to go, about 7 s" in alone.sentence() and "reading 0.2 s more" in alone.sentence()
 
 
-def test_a_run_says_its_cost_before_and_while_it_runs(tmp_path, capsys):
+def test_a_run_says_its_cost_before_and_while_it_runs(tmp_path):
     data = make_manifest(tmp_path / "data").root
-    result = pretrain(config(data, tmp_path / "run"), say=quiet)
-    assert "9 steps to go, about" in capsys.readouterr().err
+    with heard() as said:
+        result = pretrain(config(data, tmp_path / "run"))
+    assert any(line.startswith("9 steps to go, about") for line in said)
     assert result.estimated_s is not None
     flops = read_run(tmp_path / "run")["flops_per_image"]
     assert flops > 1e6

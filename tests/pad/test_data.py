@@ -11,12 +11,12 @@ import pytest
 import torch
 from training_runs import HEIGHT, WIDTH, make_manifest
 
-from msip.crops import RoiCrop, resize_crop, sample_key, sample_rng
+from msip.crops import RoiCrop, cut, sample_key, sample_rng
 from msip.curation.measure import read_pixels
 from msip.errors import ManifestError
 from msip.manifest import Manifest
 from msip.process import peak_grey
-from msip.storage import read_grey, read_image
+from msip.storage import read_image
 from pad.data.dataset import PretrainDataset
 from pad.data.grey import denormalise, normalise
 from pad.data.index import ImageIndex, write_index
@@ -85,13 +85,13 @@ def test_manifest_without_images_is_refused(manifest, tmp_path):
 
 
 def test_sample_is_the_one_definition_of_crops(manifest, dataset):
-    """Box, then flip, then the method's inputs, from the sample's own generator; pixels of ``resize_crop``."""
+    """Box, then flip, then the method's inputs, from the sample's own generator; pixels of ``cut``."""
     flips = []
     for row in range(len(dataset)):
         sample = dataset[3, row]
         rng = sample_rng(7, 3, sample_key(dataset.index.image_id(row)))
         image = cv2.imread(str(manifest.path(row)), cv2.IMREAD_GRAYSCALE)
-        expected = resize_crop(image, RoiCrop(size=SIZE).box((WIDTH, HEIGHT), manifest.rois(row), rng), SIZE)
+        expected = cut(image, RoiCrop(size=SIZE).box((WIDTH, HEIGHT), manifest.rois(row), rng), SIZE)
         flips.append(rng.random() < 0.5)
         assert sample["image"].dtype == np.uint8 and sample["image"].shape == (1, SIZE, SIZE)
         assert np.array_equal(sample["image"][0], expected[:, ::-1] if flips[-1] else expected)
@@ -110,23 +110,21 @@ def test_grey_stored_as_colour_is_read_as_the_channel(tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for name, image in {"1.png": grey, "3.png": cv2.merge([grey] * 3), "4.png": cv2.merge([grey] * 4)}.items():
         cv2.imwrite(str(tmp_path / name), image)
-        assert np.array_equal(read_grey(tmp_path / name), grey)
+        assert np.array_equal(read_image(tmp_path / name), grey)
     colour = np.zeros((4, 4, 3), np.uint8)
     colour[..., 1] = 100  # green, BT.601: 0.587; decoders round or cut
     cv2.imwrite(str(tmp_path / "colour.png"), colour)
-    assert np.all(np.abs(read_grey(tmp_path / "colour.png") - 58.7) < 1)
+    assert np.all(np.abs(read_image(tmp_path / "colour.png") - 58.7) < 1)
 
 
 def test_unreadable_files_are_none_not_errors(tmp_path):
     (tmp_path / "text.png").write_bytes(b"no image")
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("text.png", "empty.png", "absent.png"):
-        assert read_grey(tmp_path / name) is None
+        assert read_image(tmp_path / name) is None
 
 
-@pytest.mark.parametrize(
-    "read", [read_grey, read_pixels, peak_grey, partial(read_image, channels=1), partial(read_image, channels=3)]
-)
+@pytest.mark.parametrize("read", [read_image, read_pixels, peak_grey, partial(read_image, channels=3)])
 def test_opencv_says_nothing_of_files_cut_off_or_absent(tmp_path, capfd, read):
     """Its raw lines would stand in the middle of a progress bar, beside the project's own warning."""
     whole = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))[1].tobytes()
@@ -236,4 +234,4 @@ def test_normalisation_is_torchvisions_with_the_infrared_constants():
 def test_absolute_and_odd_names_are_read(tmp_path):
     path = Path(tmp_path) / "红外 1.png"
     path.write_bytes(bytes(cv2.imencode(".png", np.full((5, 6), 9, np.uint8))[1]))
-    assert np.array_equal(read_grey(path), np.full((5, 6), 9))
+    assert np.array_equal(read_image(path), np.full((5, 6), 9))

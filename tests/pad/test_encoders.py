@@ -161,7 +161,7 @@ def test_colour_weights_on_one_channel_answer_grey_images_alike(tmp_path, images
         (lambda: vit(patch_size=8).state_dict(), r"patch_embed\.proj\.weight"),
         (lambda: vit("deit_tiny_distilled_patch16_224").state_dict(), "pos_embed"),
         (lambda: {n: t for n, t in vit().state_dict().items() if "mlp.fc1" not in n}, r"lacks 4 tensors"),
-        (lambda: vit(embed_dim=384).state_dict(), "choose the --model"),
+        (lambda: vit(embed_dim=384).state_dict(), "choose the `model`"),
     ],
 )
 def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path, source, words):
@@ -265,7 +265,7 @@ def test_method_checkpoint_in_one_file(tmp_path, images):
     [
         (load_encoder, "holds no weights"),
         (lambda path: load_encoder(path / "absent.pth"), "does not exist"),
-        (lambda path: create_encoder("vit_base_patch16_224", init="timm:vit_small_patch16_224.x"), "give --model"),
+        (lambda path: create_encoder("vit_base_patch16_224", init="timm:vit_small_patch16_224.x"), "give `model="),
         (lambda path: create_encoder("vit_bass_patch16_224", init="random"), "did you mean vit_base_patch16_224"),
         (lambda path: load_encoder("timm:test_vit.mae"), r"'mae' of test_vit; choose one of test_vit\.r160_in1k"),
         (lambda path: create_encoder("test_vit", init="timm:test_vit.mae"), "no weights 'mae' of test_vit; choose"),
@@ -289,6 +289,6 @@ def test_pretrained_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch)
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"no route.*--init FILE") as error:
+    with pytest.raises(WeightsError, match=r"no route.*`init=FILE`") as error:
         create_encoder("vit_tiny_patch16_224", init="timm", image_size=64)
     assert "\n" not in str(error.value)

@@ -98,7 +98,7 @@ def test_adapters_whose_base_nobody_can_find_are_not_exported_alone(runs, tmp_pa
     (tmp_path / "base.pth").unlink()
     for run, words in (("random", "began at random weights"), ("moved", r"base\.pth, are not there any more")):
         for place in (tmp_path / run, max((tmp_path / run / "checkpoints").glob("step-*"))):
-            with pytest.raises(WeightsError, match=f"{words}.*choose --format timm") as error:
+            with pytest.raises(WeightsError, match=f"{words}.*choose `format=timm`") as error:
                 export_model(place, tmp_path / "out")
             assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
         export_model(tmp_path / run, tmp_path / f"{run}-timm", format="timm")
@@ -122,7 +122,7 @@ def test_trained_trunk_goes_to_timm_and_has_no_adapters(runs, tmp_path):
     export_model(runs / "full", tmp_path / "out", format="timm")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     assert torch.equal(features(model), features(load_encoder(runs / "full"))) and not has_adapters(model)
-    with pytest.raises(ModelError, match="--format timm or onnx"):
+    with pytest.raises(ModelError, match="`format=timm` or `format=onnx`"):
         export_model(runs / "full", tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -192,7 +192,7 @@ def test_reference_takes_only_what_it_knows(tmp_path):
     save_file(
         model.state_dict(), tmp_path / "w.safetensors", {"model": "vit_small_patch14_reg4_dinov2", "image_size": "56"}
     )
-    with pytest.raises(ModelError, match=r"has reg_token: choose --format timm"):
+    with pytest.raises(ModelError, match=r"has reg_token: choose `format=timm`"):
         export_model(tmp_path / "w.safetensors", tmp_path / "out", format="pad")
     assert not (tmp_path / "out").exists()
 

@@ -58,12 +58,12 @@ def expected(manifest, row, scale):
 def test_mean_patch_token_in_the_manifests_order(averaging, manifest, monkeypatch):
     monkeypatch.setattr(features, "_BATCH", 2)
     seen = []
-    found = image_features("run", manifest, progress=lambda done, total: seen.append((done, total)))
+    found = image_features("run", manifest, progress=lambda *told: seen.append(told))
     assert found.shape == (5, WIDTH) and found.dtype == np.float32
     for row in range(5):
         assert np.allclose(found[row], expected(manifest, row, averaging), rtol=1e-4)
     assert found[0, 0] < found[1, 0] < found[4, 0]  # brightness, so no image stands in another's place
-    assert seen == [(0, 5), (2, 5), (2, 5), (1, 5)]
+    assert seen == [("features", done, 5) for done in (0, 2, 2, 1)]
 
 
 def test_some_of_the_images(averaging, manifest):

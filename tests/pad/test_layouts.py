@@ -9,6 +9,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
+from training_runs import heard
 
 from msip.errors import WeightsError
 from pad import load_encoder
@@ -227,8 +228,8 @@ def run_options(tmp_path, **options):
 def test_decoder_of_other_pixels_is_warned_of(tmp_path, name, content, learnt):
     torch.save(content(flat(mae(depth=12))), tmp_path / name)
     for norm_pix_loss in (True, False):
-        said = []
-        build_method(run_options(tmp_path, init=str(tmp_path / name), norm_pix_loss=norm_pix_loss), said.append)
+        with heard() as said:
+            build_method(run_options(tmp_path, init=str(tmp_path / name), norm_pix_loss=norm_pix_loss))
         warnings = [line for line in said if "learnt to paint" in line]
         assert len(warnings) == (learnt is not None and learnt != norm_pix_loss)
         if warnings:
@@ -249,8 +250,8 @@ def test_run_lists_every_tensor_that_found_no_place(tmp_path):
     state |= {f"odd.{number}": torch.zeros(1) for number in range(12)} | {"head.weight": torch.zeros(2, 192)}
     del state["decoder_norm.bias"]
     torch.save({"model": state}, tmp_path / "w.pth")
-    said = []
-    pretrain(run_options(tmp_path, init=str(tmp_path / "w.pth"), max_steps=1), say=said.append)
+    with heard() as said:
+        pretrain(run_options(tmp_path, init=str(tmp_path / "w.pth"), max_steps=1))
     weights = yaml.safe_load((tmp_path / "run/run.yaml").read_text())["weights"]
     assert weights["missing"] == ["decoder_norm.bias"] and len(weights["unexpected"]) == 13
     assert weights["layout"] == "Facebook MAE with decoder" and weights["source"] == str(tmp_path / "w.pth")
@@ -275,8 +276,8 @@ def test_encoder_without_decoder_is_warned_of_where_its_embedding_stays_frozen(t
         ({"paradigm": "pad", **milan}, "full MILAN file with its decoder, e.g. milan_vit-base-p16_16xb256-amp"),
         ({"paradigm": "continual"}, None),
     ):
-        said = []
-        build_method(run_options(tmp_path, init=str(tmp_path / "w.pth"), **options), said.append)
+        with heard() as said:
+            build_method(run_options(tmp_path, init=str(tmp_path / "w.pth"), **options))
         warnings = [line for line in said if "decoder_embed" in line and line.startswith("warning")]
         assert len(warnings) == (advice is not None) and all(advice in line for line in warnings)
 
@@ -285,7 +286,7 @@ def test_encoder_without_decoder_is_warned_of_where_its_embedding_stays_frozen(t
     ("spoil", "words"),
     [
         (lambda state: {n: t for n, t in state.items() if "attention.key" not in n}, "lacks 4 tensors"),
-        (lambda state: {n: t[..., :96] if t.ndim > 1 else t for n, t in state.items()}, "choose the --model"),
+        (lambda state: {n: t[..., :96] if t.ndim > 1 else t for n, t in state.items()}, "choose the `model`"),
         (lambda state: {"bert.embeddings.word_embeddings.weight": torch.zeros(3)}, "no known layout"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_trainer import trainer_of
-from training_runs import config, make_manifest, train
+from training_runs import config, heard, make_manifest, train
 
 from msip.errors import RunError
 from pad.config.plan import batch_sizes, make_plan
@@ -29,18 +29,18 @@ def test_the_largest_divisor_that_fits_is_found_in_few_trials(limit, share):
 
 
 def test_found_size_is_said_with_what_was_tried():
-    said = []
 
     def trial(size):
         if size > 96:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert find_batch_size(batch_sizes(4096), trial, said.append) == 64
+    with heard() as said:
+        assert find_batch_size(batch_sizes(4096), trial) == 64
     assert "64" in said[0] and "128 too many" in said[0]
-    with pytest.raises(RunError, match="--recompute"):
-        find_batch_size([128, 256], trial, said.append)
+    with pytest.raises(RunError, match="`recompute`"):
+        find_batch_size([128, 256], trial)
     with pytest.raises(RuntimeError, match="a bug"):
-        find_batch_size([1], lambda size: (_ for _ in ()).throw(RuntimeError("a bug")), said.append)
+        find_batch_size([1], lambda size: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_auto_splits_the_step_and_never_changes_it():
@@ -75,8 +75,8 @@ def test_memory_that_runs_out_is_two_sentences_with_the_way_out(data, tmp_path, 
     with pytest.raises(RunError) as caught:
         trainer.run()
     said = str(caught.value)
-    assert "step 3" in said and "8 images of 32 px" in said and "--batch-size 4 --accumulate 2" in said
-    assert "--recompute" in said and "--resume auto" in said and "\n" not in said
+    assert "step 3" in said and "8 images of 32 px" in said and "`batch_size=4` `accumulate=2`" in said
+    assert "`recompute`" in said and "`resume=auto`" in said and "\n" not in said
     options = config(data, tmp_path / "run", epochs=3, resume="auto", batch_size=4, accumulate=2, recompute=True)
     assert train(options).status == "finished"
 

@@ -222,7 +222,7 @@ def test_attention_without_a_way_in_for_lora_is_refused():
     """Where timm uses the projection's weight past the projection, LoRA would train nothing, unseen."""
     encoder = timm.create_model("vit_small_patch16_dinov3_qkvb", img_size=64, depth=2)
     del encoder.blocks[1].attn.qkv_bias_separate
-    with pytest.raises(ModelError, match="choose another --paradigm"):
+    with pytest.raises(ModelError, match="choose another `paradigm`"):
         prepare_encoder(encoder, "lora", lora_rank=4)
 
 

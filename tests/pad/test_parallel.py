@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import config, fingerprint, losses, make_manifest, train
+from training_runs import config, fingerprint, heard, losses, make_manifest, train
 
 import pad.training.building
 from msip.errors import RunError
@@ -126,13 +126,13 @@ def test_images_that_only_the_second_process_cannot_read_are_named_and_counted(t
         (root / f"src/thermal/{row:04d}.png").write_bytes(b"not an image")
     options = {"batch_size": 4, "epochs": 2, "log_every": 1}
 
-    def heard(rank):
-        with pytest.MonkeyPatch.context() as patch:
-            log = (tmp_path / f"said-{rank}").open("a")
-            patch.setattr(Monitor, "say", lambda self, message: print(message, file=log, flush=True))
+    def listening(rank):
+        with heard() as said:
             train(config(root, tmp_path / "run", **options))
+        (tmp_path / f"said-{rank}").write_text("\n".join(said))
 
-    assert on_two(heard) == [0, 0]
+    assert on_two(listening) == [0, 0]
+    assert (tmp_path / "said-1").read_text() == ""
     lines = (tmp_path / "said-0").read_text().splitlines()
     for row in seconds[:2]:
         assert sum(f"{row:04d}.png cannot be read" in line for line in lines) == 1
@@ -202,6 +202,6 @@ def test_a_method_that_cannot_be_shared_out_says_so(data, tmp_path):
         try:
             train(config(data, tmp_path / "run", method="ibot", parallel="fsdp", batch_size=4, out_dim=16))
         except RunError as error:
-            os._exit(7 if "--parallel fsdp cannot train IBOT" in str(error) else 8)
+            os._exit(7 if "`parallel=fsdp` cannot train IBOT" in str(error) else 8)
 
     assert on_two(refused) == [7, 7]

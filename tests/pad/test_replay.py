@@ -18,7 +18,7 @@ from msip.errors import RunError
 from pad.adapters.bottleneck import Adapter
 from pad.config.pretraining import PretrainConfig, read_run
 from pad.training.non_finite import Finding, StepFacts, _passes, _watched_pass, advice
-from pad.training.parallel import Alone
+from pad.training.parallel import SingleProcess
 from pad.training.replay import replay
 from pad.training.step import Step
 
@@ -105,7 +105,7 @@ def test_replayed_step_is_the_step(data, tmp_path):
 
     trainer.method.train()
     trainer._set_scales()
-    single = Step(Alone(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
+    single = Step(SingleProcess(trainer.method, trainer.optimizer, torch.device("cpu")), seed=trainer.config.seed)
     backward = single.backward
     single.backward = lambda *args, **kwargs: again.append(backward(*args, **kwargs)) or again[-1]
     seen = 0
@@ -163,7 +163,7 @@ def blown_up(data, tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_advice_after_such_a_step_can_be_followed(data, blown_up, tmp_path):
     run, said = blown_up
-    advised = f"with --resume {run}/checkpoints/step-00000001 and with a lower --blr, e.g. 5e+07, or with --clip-grad."
+    advised = f"with `resume={run}/checkpoints/step-00000001` and with a lower `blr`, e.g. 5e+07, or with `clip_grad`."
     assert said.endswith(f"Continue from before {advised}")
     run = shutil.copytree(run, tmp_path / "run")
     earlier = str(run / "checkpoints/step-00000001")
@@ -185,10 +185,10 @@ def test_other_options_stay_as_they_were_after_such_a_step(data, blown_up):
 
 
 def test_without_an_earlier_checkpoint_the_advice_is_a_new_run(data, tmp_path):
-    with pytest.raises(RunError, match=r"Start a new run in another --out with a lower --blr, e\.g\. 5e\+07, or"):
+    with pytest.raises(RunError, match=r"Start a new run in another `out` with a lower `blr`, e\.g\. 5e\+07, or"):
         train(config(data, tmp_path / "run", paradigm="continual", blr=1e8, warmup_epochs=0))
     options = PretrainConfig(data=data, out=tmp_path / "run", resume="auto")
-    assert "Give --resume auto --precision fp32. If" in advice(options, 1, bf16=True)
+    assert "Give `resume=auto` `precision=fp32`. If" in advice(options, 1, bf16=True)
 
 
 def test_a_run_without_such_a_step_says_so(tmp_path):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from training_runs import config, make_manifest, quiet, train
+from training_runs import config, heard, make_manifest, train
 
 from msip.errors import RunError
 from pad.monitoring.charts import Scale, line_chart, thinned
@@ -19,8 +19,8 @@ from pad.training.pretrain import pretrain
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     data = make_manifest(folder / "data").root
-    said = []
-    pretrain(config(data, folder / "run", epochs=4, log_every=1, scale_freeze=0.1), say=said.append)
+    with heard() as said:
+        pretrain(config(data, folder / "run", epochs=4, log_every=1, scale_freeze=0.1))
     assert any("report.html" in line for line in said)
     return folder / "run"
 
@@ -177,5 +177,5 @@ def test_a_diverged_run_leaves_its_page(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_check_finite", diverge)
     with pytest.raises(RunError, match="not finite"):
-        pretrain(config(data, tmp_path / "run"), say=quiet)
+        pretrain(config(data, tmp_path / "run"))
     assert "the loss is not finite" in page(tmp_path / "run")

@@ -5,7 +5,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from training_runs import config, fingerprint, make_manifest, quiet, stopped_after, train
+from training_runs import config, fingerprint, heard, make_manifest, stopped_after, train
 
 from msip.errors import RunError
 from pad import PadConfig, load_encoder
@@ -38,7 +38,7 @@ def test_adapters_that_the_weights_bring_are_trained_recorded_and_continued(data
     unfinished = load_encoder(tmp_path / "cut")
     assert config_of(unfinished) == PadConfig(8, fusion="side", blocks=(1,))
     assert count_adapter_parameters(unfinished) == count_adapter_parameters(load_encoder(narrow))
-    again = pretrain(PretrainConfig(data=data, out=tmp_path / "cut", resume="auto"), say=quiet)
+    again = pretrain(PretrainConfig(data=data, out=tmp_path / "cut", resume="auto"))
     assert again.status == "finished" and fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
@@ -46,23 +46,23 @@ def test_weights_of_an_unfinished_run_are_named_as_such(data, narrow, tmp_path):
     with stopped_after(1):
         train(config(data, tmp_path / "cut", max_steps=3))
     for options in ({"init": str(tmp_path / "cut")}, {"method": "distil", "teacher": str(tmp_path / "cut")}):
-        said = []
         options |= {"out": tmp_path / f"from-{next(iter(options))}", "max_steps": 2}
-        with stopped_after(1):
-            pretrain(config(data, **options), say=said.append)
-        pretrain(config(data, **options, resume="auto"), say=said.append)  # what it began with is behind it
+        with heard() as said:
+            with stopped_after(1):
+                pretrain(config(data, **options))
+            pretrain(config(data, **options, resume="auto"))  # what it began with is behind it
         assert [line for line in said if "warning" in line] == [
             f"warning: {tmp_path / 'cut'} is not finished (step 1 of 3)."
         ]
-    said = []
-    pretrain(config(data, tmp_path / "whole", init=str(narrow), max_steps=1), say=said.append)
+    with heard() as said:
+        pretrain(config(data, tmp_path / "whole", init=str(narrow), max_steps=1))
     assert not any("warning" in line for line in said)
 
 
 def test_options_that_agree_with_the_adapters_in_the_weights_are_taken(data, narrow, tmp_path):
     agreeing = {"down_size": 8, "scale": "patchwise", "fusion": "side", "blocks": (1,)}
-    said = []
-    result = pretrain(config(data, tmp_path / "run", init=str(narrow), max_steps=1, **agreeing), say=said.append)
+    with heard() as said:
+        result = pretrain(config(data, tmp_path / "run", init=str(narrow), max_steps=1, **agreeing))
     assert result.status == "finished" and any("brings adapters (--down-size 8, " in line for line in said)
 
 

@@ -21,9 +21,9 @@ from training_runs import (
     SIGTERM,
     config,
     fingerprint,
+    heard,
     losses,
     make_manifest,
-    quiet,
     stopped_after,
     train,
     train_and_signal,
@@ -32,7 +32,6 @@ from training_runs import (
 from msip.errors import OutputError, RunError
 from msip.files import make_output_folder
 from pad.adapters.attach import adapter_state_dict, scale_predictors
-from pad.monitoring.monitor import Monitor
 from pad.training.pretrain import _claim, assemble
 from pad.training.processes import Ranks
 from pad.training.step import Step, lr_at
@@ -57,7 +56,7 @@ def uninterrupted(data, tmp_path_factory) -> Path:
 def trainer_of(options, device=CPU, **ranks) -> Trainer:
     claim = partial(make_output_folder, options.out)
     place = {"device": device, "stored": None, "checkpoint": None}
-    return assemble(options, ranks=Ranks(**ranks), claim=claim, say=quiet, **place)[0]
+    return assemble(options, ranks=Ranks(**ranks), claim=claim, **place)[0]
 
 
 def held(trainer) -> list[torch.Tensor]:
@@ -252,11 +251,11 @@ def test_panel_input_looks_like_the_image(data, tmp_path):
 
 
 def test_finished_run_says_so_and_does_nothing(data, uninterrupted):
-    said = []
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
     from pad.training.pretrain import pretrain
 
-    result = pretrain(config(data, uninterrupted, epochs=5, resume="auto"), say=said.append)
+    with heard() as said:
+        result = pretrain(config(data, uninterrupted, epochs=5, resume="auto"))
     assert result.status == "already finished" and result.steps == 15 and math.isfinite(result.final_loss)
     assert "finished" in said[0]
     assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
@@ -293,7 +292,7 @@ def test_what_another_process_wrote_before_the_lock_is_not_overwritten(uninterru
 
 
 def test_existing_run_is_not_touched_without_resume(data, uninterrupted):
-    with pytest.raises(RunError, match=r"--resume auto.*another --out"):
+    with pytest.raises(RunError, match=r"`resume=auto`.*another `out`"):
         train(config(data, uninterrupted, epochs=5))
 
 
@@ -301,12 +300,8 @@ def test_corrupt_images_are_replaced_named_once_and_counted(tmp_path):
     root = make_manifest(tmp_path / "data").root
     (root / "src/thermal/0005.png").write_bytes(b"not an image")
     (root / "src/thermal/0006.png").unlink()
-    said = []
-    say, Monitor.say = Monitor.say, lambda self, message: said.append(message)
-    try:
+    with heard() as said:
         result = train(config(root, tmp_path / "run", epochs=3))
-    finally:
-        Monitor.say = say
     assert result.status == "finished" and result.unreadable_images == 2
     said = [line for line in said if line.startswith("warning")]
     assert len(said) == 2 and any("src/thermal/0005.png" in line for line in said)
@@ -338,7 +333,7 @@ def test_loss_that_is_not_finite_stops_before_the_update(data, tmp_path):
     trainer._on_device.update = lambda *of: (weights.append([p.detach().clone() for p in held(trainer)]), update(*of))
     with pytest.raises(RunError, match="step 6 ") as error:
         trainer.run()
-    assert "--blr" in str(error.value) and "\n" not in str(error.value)
+    assert "`blr`" in str(error.value) and "\n" not in str(error.value)
     assert len(weights) == 6  # stopped at once
     assert all(torch.equal(a, b) for a, b in zip(weights[-1], held(trainer), strict=True))
     assert fingerprint(run)[0] == "step-00000005"

@@ -100,7 +100,7 @@ def test_pad_reference_checkpoint_brings_its_adapters(golden):
         ),
         (lambda path: path.write_bytes(pickle.dumps(torch.hub.load)), r"it wants torch\.hub\.load"),
         (lambda path: torch.save({"a.b": torch.zeros(2)}, path), "no known layout"),
-        (lambda path: torch.save(vit(embed_dim=96).state_dict(), path), "choose the --model"),
+        (lambda path: torch.save(vit(embed_dim=96).state_dict(), path), "choose the `model`"),
         (lambda path: None, "does not exist"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -71,12 +72,34 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines]
 
 
-def quiet(_: str) -> None:
-    """What a run says, unheard."""
+class _Lines(logging.Handler):
+    """Log records as the command line prints them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        self.lines.append(level + record.getMessage())
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Inside, what ``pad`` logs is collected, as the command line prints it."""
+    handler, logger = _Lines(), logging.getLogger("pad")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def train(options: PretrainConfig) -> PretrainResult:
-    return pretrain(options, say=quiet)
+    return pretrain(options)
 
 
 def _child(options: PretrainConfig) -> None:

@@ -14,10 +14,11 @@ import torch
 
 from msip.errors import EvaluationError, RunError
 from msip.files import sha256_file, write_bytes
+from pad.adapters.files import ADAPTER_FILE
 from pad.config.options import option
 from pad.config.pretraining import Precision
-from pad.encoders.load import base_weights_of
-from pad.encoders.stored import adapters_alone, weight_files
+from pad.encoders.load import base_weights
+from pad.encoders.stored import read_stored, weight_files
 from pad.evaluation.sets.base import DetectionData, ProbeData, SegmentationData, share
 from pad.evaluation.sets.detection import read_detection
 from pad.evaluation.sets.probe import LABELS, read_probe
@@ -159,10 +160,18 @@ def weights_digest(weights: str) -> str | None:
     """Of the files that hold them, those under adapters alone, too; None for weights that are no files."""
     path = Path(weights)
     found = [sha256_file(file) for file in weight_files(path) if file.is_file()]
-    base = base_weights_of(path) if found and adapters_alone(path) else None
+    base = _base_below(path) if found else None
     if base is not None:
         found.append(weights_digest(base) or base)
     return "+".join(found) or None
+
+
+def _base_below(path: Path) -> str | None:
+    """The weights below adapters that are stored alone; None for other weights, or where they name none."""
+    if path.suffix != ".safetensors" and weight_files(path) != [path / ADAPTER_FILE]:
+        return None
+    stored = read_stored(path)
+    return None if stored.state else base_weights(stored)
 
 
 def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:

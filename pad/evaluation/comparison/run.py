@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,8 +30,10 @@ from pad.evaluation.comparison.leaks import Leaks, find_leaks
 from pad.evaluation.tasks.encoder import RANDOM, Mode, check_weights
 from pad.machine import pick_device
 from pad.training.building import complete
-from pad.training.pretrain import pretrain, tell
+from pad.training.pretrain import pretrain
 from pad.weights.checkpoints import newest_checkpoint
+
+_log = logging.getLogger(__name__)
 
 ORIGIN = "origin.txt"
 Say = Callable[[str], None]
@@ -58,7 +61,7 @@ class Comparing:
         *,
         runs: Path | None = None,
         device: str = "auto",
-        say: Say = tell,
+        say: Say = _log.info,
     ) -> None:
         self.file, self.root, self.out, self.say = comparison, root, out, say
         self.runs = runs or out / "runs"
@@ -260,7 +263,7 @@ class Comparing:
         elif str(options.get("init", "")).startswith(RUN):
             self._pretrain(options["init"])
             options["init"] = str(_with_head(Path(self._place(options["init"]))))
-        result = pretrain(PretrainConfig(**options, out=folder, resume="auto", device=self.asked_device), say=self.say)
+        result = pretrain(PretrainConfig(**options, out=folder, resume="auto", device=self.asked_device))
         write_bytes(folder / ORIGIN, f"{origin[1]}\n".encode())
         if result.status == "stopped":
             raise RunError(f"the pre-training {name} was stopped; run the same command again to continue it.")

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from msip.files import human_bytes, write_bytes
+from msip.files import write_bytes
+from msip.formatting import human_bytes
 from pad.evaluation.comparison.cells import Cell, mean_and_std
 from pad.evaluation.comparison.file import EACH
 from pad.evaluation.comparison.intervals import (

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msip.pictures import encode_jpeg
+from msip.sampling import evenly_spread
 from pad.evaluation.sets.base import IGNORED, DetectionItem, Grey, SegmentationItem
 
 SHOWN = 6
@@ -29,7 +31,7 @@ def palette(count: int) -> NDArray[np.uint8]:
 def _chosen(items: Sequence[Any], size: Any) -> list[int]:
     """Some test images, evenly spaced among those that show something."""
     full = [index for index, item in enumerate(items) if size(item)] or list(range(len(items)))
-    return [full[int(place)] for place in np.linspace(0, len(full) - 1, min(SHOWN, len(full)))]
+    return [full[place] for place in evenly_spread(len(full), SHOWN)]
 
 
 def draw_masks(items: Sequence[SegmentationItem], predictions: Sequence[Grey], classes: tuple[str, ...]) -> bytes:
@@ -93,7 +95,7 @@ def _sheet(columns: list[tuple[Colour, Colour]], key: dict[str, Colour]) -> byte
         _write(caption, title, 4)
         rows += [caption, strip]
     rows += _key(key, rows[0].shape[1])
-    return bytes(cv2.imencode(".jpg", np.concatenate(rows), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return encode_jpeg(np.concatenate(rows), 90)
 
 
 def _line(width: int) -> Colour:

@@ -1,6 +1,6 @@
 """The pieces that an export is made of: some images each, written by a worker, noted when whole.
 
-``TO/.msip/export/<name>.parquet`` has one row a crop (``PART_SCHEMA``). It is written twice: before the crops, so that
+``TO/.msip/export/<name>.parquet`` has one row a crop (``CHUNK_SCHEMA``). It is written twice: before the crops, so that
 what a killed export left behind is known, and after them.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +28,14 @@ from msip.storage import decode_image, stored_bytes
 
 CropFormat = Literal["folder", "webdataset", "coco"]
 
-IMAGES_A_PART = 32
+IMAGES_A_CHUNK = 32
 """Of an export to files; a tar holds as many images as fit."""
 
 _VERSION = 1
 _READ = ("image_id", "source", "split", "path", "width", "height", "channels", "sha256", "transform", "licence", "rois")
 _BOX = pa.struct([pa.field(name, pa.float64()) for name in ROI_FIELDS])
 
-PART_SCHEMA = pa.schema(
+CHUNK_SCHEMA = pa.schema(
     [
         pa.field("file", pa.string()),  # of the crop, relative to TO; its name in the tar
         pa.field("shard", pa.string()),  # the tar that holds it
@@ -62,12 +62,16 @@ PART_SCHEMA = pa.schema(
 )
 
 
+_OfImage: TypeAlias = tuple[dict[str, Any], list[Crop], list[dict[str, Any]]]
+"""An image's row of the manifest, its crops, and what is noted about each."""
+
+
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """Some images of a manifest, and what becomes of them.
 
     Attributes:
-        name: of the part.
+        name: of the chunk.
         digest: names exactly these crops of these images.
         root: the build.
         to: the export.
@@ -86,7 +90,7 @@ class Part:
 
     @property
     def note(self) -> Path:
-        """Where the part is noted."""
+        """Where the chunk is noted."""
         return notes_folder(self.to) / f"{self.name}.parquet"
 
     @property
@@ -100,18 +104,18 @@ def notes_folder(to: Path) -> Path:
     return to / ".msip" / "export"
 
 
-def plan(manifest: Manifest, to: Path, fmt: CropFormat, recipe: CropRecipe, tar_pixels: int) -> Iterator[Part]:
+def plan(manifest: Manifest, to: Path, fmt: CropFormat, recipe: CropRecipe, tar_pixels: int) -> Iterator[Chunk]:
     """Consecutive images; a tar is closed before its crops would have more than ``tar_pixels`` pixels together."""
     table = manifest.table.select(_READ)
     start, filled, number = 0, 0, 0
     for row in range(len(manifest)):
         pixels = _pixels(manifest, row, recipe) if fmt == "webdataset" else 0
-        full = filled + pixels > tar_pixels if fmt == "webdataset" else row - start == IMAGES_A_PART
+        full = filled + pixels > tar_pixels if fmt == "webdataset" else row - start == IMAGES_A_CHUNK
         if full and row > start:
-            yield _part(table.slice(start, row - start), number, manifest.root, to, fmt, recipe)
+            yield _chunk(table.slice(start, row - start), number, manifest.root, to, fmt, recipe)
             start, filled, number = row, 0, number + 1
         filled += pixels
-    yield _part(table.slice(start), number, manifest.root, to, fmt, recipe)
+    yield _chunk(table.slice(start), number, manifest.root, to, fmt, recipe)
 
 
 def _pixels(manifest: Manifest, row: int, recipe: CropRecipe) -> int:
@@ -121,48 +125,48 @@ def _pixels(manifest: Manifest, row: int, recipe: CropRecipe) -> int:
     return sum(crop.box[2] * crop.box[3] for crop in recipe.crops("", size, manifest.rois(row)))
 
 
-def _part(table: pa.Table, number: int, root: Path, to: Path, fmt: CropFormat, recipe: CropRecipe) -> Part:
+def _chunk(table: pa.Table, number: int, root: Path, to: Path, fmt: CropFormat, recipe: CropRecipe) -> Chunk:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     images = sink.getvalue().to_pybytes()
     digest = hashlib.sha256(f"{_VERSION} {fmt} {recipe}".encode() + images).hexdigest()
-    return Part(f"crops-{number:06d}", digest, root, to, fmt, recipe, images)
+    return Chunk(f"crops-{number:06d}", digest, root, to, fmt, recipe, images)
 
 
-def is_finished(part: Part) -> bool:
-    """Whether all crops of the part are there, whole."""
-    table = read_note(part.note)
-    if table is None or not finished_note(table) or table.schema.metadata[b"digest"].decode() != part.digest:
+def is_finished(chunk: Chunk) -> bool:
+    """Whether all crops of the chunk are there, whole."""
+    table = read_note(chunk.note)
+    if table is None or not finished_note(table) or table.schema.metadata[b"digest"].decode() != chunk.digest:
         return False
     try:
-        if part.shard:
-            return (part.to / part.shard).stat().st_size == int(table.schema.metadata[b"bytes"])
+        if chunk.shard:
+            return (chunk.to / chunk.shard).stat().st_size == int(table.schema.metadata[b"bytes"])
         files, lengths = (table.column(name).to_pylist() for name in ("file", "length"))
-        return all((part.to / file).stat().st_size == length for file, length in zip(files, lengths, strict=True))
+        return all((chunk.to / file).stat().st_size == length for file, length in zip(files, lengths, strict=True))
     except OSError:
         return False
 
 
 def read_note(path: Path) -> pa.Table | None:
-    """What is noted about a part, ``None`` if it cannot be read."""
+    """What is noted about a chunk, ``None`` if it cannot be read."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError):
         return None
-    return table if table.schema.names == PART_SCHEMA.names else None
+    return table if table.schema.names == CHUNK_SCHEMA.names else None
 
 
 def finished_note(table: pa.Table) -> bool:
-    """Whether the part was whole when it was noted."""
+    """Whether the chunk was whole when it was noted."""
     return int(table.schema.metadata[b"bytes"]) >= 0
 
 
-def remove_part(to: Path, note: Path) -> None:
-    """Remove the crops of a part of an earlier export, then its note."""
+def remove_chunk(to: Path, note: Path) -> None:
+    """Remove the crops of a chunk of an earlier export, then its note."""
     table = read_note(note)
     if table is not None:
-        paths = {to / (shard or file) for file, shard in zip(*_columns(table, "file", "shard"), strict=True)}
+        paths = {to / (row["shard"] or row["file"]) for row in table.select(["file", "shard"]).to_pylist()}
         for path in paths:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in paths} - {to}:
@@ -171,68 +175,62 @@ def remove_part(to: Path, note: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def write_part(part: Part) -> tuple[str, int]:
-    """Write the crops of one part; returns its name and its number of images."""
-    with pa.ipc.open_stream(part.images) as reader:
-        manifest = Manifest(reader.read_all(), part.root)
-    crops = [list(_crops(part, manifest, row)) for row in range(len(manifest))]
-    rows = [[_row(part, manifest, row, crop) for crop in of_image] for row, of_image in enumerate(crops)]
-    _write_note(part, rows, -1)
-    size = (_write_tar if part.shard else _write_files)(part, manifest, crops, rows)
-    _write_note(part, rows, size)
-    return part.name, len(manifest)
+def write_chunk(chunk: Chunk) -> tuple[str, int]:
+    """Write the crops of one chunk; returns its name and its number of images."""
+    with pa.ipc.open_stream(chunk.images) as reader:
+        manifest = Manifest(reader.read_all(), chunk.root)
+    found = list(_crops(chunk, manifest))
+    _write_note(chunk, found, -1)
+    size = (_write_tar if chunk.shard else _write_files)(chunk, found)
+    _write_note(chunk, found, size)
+    return chunk.name, len(manifest)
 
 
-def _crops(part: Part, manifest: Manifest, row: int) -> Iterator[Crop]:
-    image_id, width, height = (manifest.table.column(name)[row].as_py() for name in ("image_id", "width", "height"))
-    return part.recipe.crops(image_id, (width, height), manifest.rois(row))
+def _crops(chunk: Chunk, manifest: Manifest) -> Iterator[_OfImage]:
+    for row, image in enumerate(manifest.table.drop_columns("rois").to_pylist()):
+        size = image["width"], image["height"]
+        crops = list(chunk.recipe.crops(image["image_id"], size, manifest.rois(row)))
+        yield image, crops, [_record(chunk, image, crop) for crop in crops]
 
 
-def _row(part: Part, manifest: Manifest, row: int, crop: Crop) -> dict[str, Any]:
-    columns = ("image_id", "source", "split", "licence", "sha256", "transform")
-    image_id, source, split, licence, sha256, transform = (manifest.table.column(n)[row].as_py() for n in columns)
-    key = tar_key(image_id) if part.shard else image_id
-    drawn = {"size": crop.side, "flip": int(crop.flip), "seed": part.recipe.seed, "epoch": part.recipe.epoch}
+def _record(chunk: Chunk, image: dict[str, Any], crop: Crop) -> dict[str, Any]:
+    key = tar_key(image["image_id"]) if chunk.shard else image["image_id"]
+    drawn = {"size": crop.side, "flip": int(crop.flip), "seed": chunk.recipe.seed, "epoch": chunk.recipe.epoch}
     return {
         "file": f"{key}_{crop.view}.png",
-        "shard": part.shard,
-        "image_id": image_id,
-        "mode": part.recipe.mode,
+        "shard": chunk.shard,
+        "mode": chunk.recipe.mode,
         "view": crop.view,
         **dict(zip(ROI_FIELDS[:4], crop.box, strict=True)),
         **({f"roi_{name}": value for name, value in zip(ROI_FIELDS, crop.roi, strict=True)} if crop.roi else drawn),
         **dict(zip(("crop_width", "crop_height"), crop.size, strict=True)),
-        "source": source,
-        "split": split,
-        "licence": licence,
-        "image_sha256": sha256,
-        "transform": "; ".join(step for step in (transform, crop.steps) if step),
+        **{name: image[name] for name in ("image_id", "source", "split", "licence")},
+        "image_sha256": image["sha256"],
+        "transform": "; ".join(step for step in (image["transform"], crop.steps) if step),
         "boxes": [dict(zip(ROI_FIELDS, box, strict=True)) for box in crop.boxes],
     }
 
 
-def _write_note(part: Part, rows: list[list[dict[str, Any]]], size: int) -> None:
-    with_crops = sum(1 for of_image in rows if of_image)
-    notes = {"digest": part.digest, "images": str(len(rows)), "with_crops": str(with_crops), "bytes": str(size)}
-    flat = [row for of_image in rows for row in of_image]
-    with atomic_path(part.note, sync=False) as temporary:
-        table = pa.Table.from_pylist(flat, schema=PART_SCHEMA.with_metadata(notes))
+def _write_note(chunk: Chunk, found: list[_OfImage], size: int) -> None:
+    with_crops = sum(1 for _, crops, _ in found if crops)
+    notes = {"digest": chunk.digest, "images": str(len(found)), "with_crops": str(with_crops), "bytes": str(size)}
+    records = [record for *_, of_image in found for record in of_image]
+    with atomic_path(chunk.note, sync=False) as temporary:
+        table = pa.Table.from_pylist(records, schema=CHUNK_SCHEMA.with_metadata(notes))
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def _write_files(part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
-    size = 0
-    for record, data in _encoded(part, manifest, crops, rows):
-        write_bytes(part.to / record["file"], data, sync=False)
+def _write_files(chunk: Chunk, found: list[_OfImage]) -> int:
+    for record, data in _encoded(chunk, found):
+        write_bytes(chunk.to / record["file"], data, sync=False)
         record |= {"offset": 0, "length": len(data)}
-        size += len(data)
-    return size
+    return sum(record["length"] for *_, records in found for record in records)
 
 
-def _write_tar(part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]) -> int:
-    with atomic_path(part.to / str(part.shard)) as temporary:
+def _write_tar(chunk: Chunk, found: list[_OfImage]) -> int:
+    with atomic_path(chunk.to / str(chunk.shard)) as temporary:
         with temporary.open("wb") as file:
-            for record, data in _encoded(part, manifest, crops, rows):
+            for record, data in _encoded(chunk, found):
                 text = json.dumps(_provenance(record), ensure_ascii=False, sort_keys=True)
                 record |= {"offset": add_tar_member(file, record["file"], data), "length": len(data)}
                 add_tar_member(file, record["file"].removesuffix(".png") + ".json", text.encode())
@@ -240,15 +238,12 @@ def _write_tar(part: Part, manifest: Manifest, crops: list[list[Crop]], rows: li
         return temporary.stat().st_size
 
 
-def _encoded(
-    part: Part, manifest: Manifest, crops: list[list[Crop]], rows: list[list[dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _encoded(chunk: Chunk, found: list[_OfImage]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each crop's record, and its PNG; an image without crops is not read."""
-    for row, of_image in enumerate(crops):
-        if of_image:
-            image = _read_image(part, manifest, row)
-            for crop, record in zip(of_image, rows[row], strict=True):
-                yield record, encode_png(crop.pixels(image))
+    for image, crops, records in found:
+        if crops:
+            pixels = _read_image(chunk, image)
+            yield from ((record, encode_png(crop.pixels(pixels))) for crop, record in zip(crops, records, strict=True))
 
 
 def _provenance(record: dict[str, Any]) -> dict[str, Any]:
@@ -256,18 +251,12 @@ def _provenance(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("file", "shard") and value is not None}
 
 
-def _read_image(part: Part, manifest: Manifest, row: int) -> NDArray[np.uint8]:
+def _read_image(chunk: Chunk, image: dict[str, Any]) -> NDArray[np.uint8]:
     """One channel for training crops, as the trainer reads it; a proposal is shown as it was found."""
-    columns = ("channels", "width", "height", "sha256")
-    channels, width, height, sha256 = (manifest.table.column(name)[row].as_py() for name in columns)
-    path = manifest.path(row)
+    path = chunk.root / image["path"]
     # OpenCV decodes what is left of a file that was cut off, so the size alone tells nothing.
-    data = np.frombuffer(stored_bytes(path, sha256), np.uint8)
-    image = decode_image(data, 1 if part.recipe.mode == "training" else channels)
-    if image is None or image.shape[:2] != (height, width):
+    data = np.frombuffer(stored_bytes(path, image["sha256"]), np.uint8)
+    pixels = decode_image(data, 1 if chunk.recipe.mode == "training" else image["channels"])
+    if pixels is None or pixels.shape[:2] != (image["height"], image["width"]):
         raise ManifestError(f"{path} cannot be decoded as the manifest says; delete it and run the build again.")
-    return image
-
-
-def _columns(table: pa.Table, *names: str) -> Iterator[list[Any]]:
-    return (table.column(name).to_pylist() for name in names)
+    return pixels

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from msip.archives.formats import sniff
@@ -18,19 +19,11 @@ _ZIP_VOLUME = re.compile(r"(?P<head>.*\.z)(?P<number>\d{2,})", re.IGNORECASE)  #
 _OLD_RAR = re.compile(r"(?P<head>.*\.)r(?P<number>\d{2,})", re.IGNORECASE)  # x.rar, x.r00 ...
 
 
-class Joined(io.RawIOBase):
-    """Several files read as one, seekable, opened one at a time."""
+class Seekable(io.RawIOBase):
+    """A stream of known ``size`` in bytes that is read from any ``position``."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.starts = [0]
-        for path in self.paths:
-            self.starts.append(self.starts[-1] + path.stat().st_size)
-        self.size = self.starts[-1]
-        self.position = 0
-        self.furthest = 0
-        self._index = -1
-        self._file: io.FileIO | None = None
+    size: int
+    position = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -39,6 +32,30 @@ class Joined(io.RawIOBase):
     def seekable(self) -> bool:
         """It is."""
         return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As any file's."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise ValueError("negative seek position")
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        """The position in the whole."""
+        return self.position
+
+
+class Joined(Seekable):
+    """Several files read as one, seekable, opened one at a time."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.starts = [0, *accumulate(path.stat().st_size for path in self.paths)]
+        self.size = self.starts[-1]
+        self.furthest = 0
+        self._index = -1
+        self._file: io.FileIO | None = None
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Read from the current part; fewer bytes at its end."""
@@ -55,18 +72,6 @@ class Joined(io.RawIOBase):
         self.furthest = max(self.furthest, self.position)
         return count
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As any file's."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        if base + offset < 0:
-            raise ValueError("negative seek position")
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        """The position in the whole."""
-        return self.position
-
     def close(self) -> None:
         """Close the open part."""
         self._close_part()
@@ -78,7 +83,7 @@ class Joined(io.RawIOBase):
         self._file, self._index = None, -1
 
 
-def find_parts(archive: Path) -> list[Path]:
+def find_volumes(archive: Path) -> list[Path]:
     """All files of the archive that ``archive`` belongs to, in the order in which they join.
 
     Of rar volumes only the first (their reader finds the others). Raises ``ArchiveError`` for a part that is missing.
@@ -105,11 +110,10 @@ def archive_sets(folder: Path) -> list[list[Path]]:
     for path in sorted(folder.rglob("*")):
         if path in seen or not path.is_file() or path.name.startswith(".") or path.suffix == ".part":
             continue
-        parts = find_parts(path)
-        seen.update(parts)
-        if path not in parts or sniff(parts[0]) is None:
-            continue
-        sets.append(parts)
+        volumes = find_volumes(path)
+        seen.update(volumes)
+        if path in volumes and sniff(volumes[0]) is not None:
+            sets.append(volumes)
     return sets
 
 
@@ -127,17 +131,24 @@ def _existing(folder: Path, name: str) -> Path:
     for path in folder.iterdir():
         if path.name.lower() == name.lower():
             return path
-    raise ArchiveError(f"the part {name} is missing in {folder}; all parts must lie in one folder.")
+    raise _missing(folder, name)
+
+
+def _missing(folder: Path, name: str) -> ArchiveError:
+    return ArchiveError(f"the part {name} is missing in {folder}; all parts must lie in one folder.")
+
+
+def _without_gap(folder: Path, found: dict[int, Path], first: int, name: Callable[[int], str]) -> list[Path]:
+    """The files in the order of their numbers, from ``first``; ``name``: of a number. Raises ``ArchiveError``."""
+    for number in range(first, max(found, default=0) + 1):
+        if number not in found:
+            raise _missing(folder, name(number))
+    return [found[number] for number in sorted(found)]
 
 
 def _split_zip(folder: Path, stem: str) -> list[Path]:
-    volumes = {int(number): path for number, path in _siblings(folder, stem + ".z", "", r"\d{2,}").items()}
-    for number in range(1, max(volumes, default=0) + 1):
-        if number not in volumes:
-            raise ArchiveError(
-                f"the part {stem}.z{number:02d} is missing in {folder}; all parts must lie in one folder."
-            )
-    return [volumes[number] for number in sorted(volumes)] + [_existing(folder, stem + ".zip")]
+    found = {int(number): path for number, path in _siblings(folder, stem + ".z", "", r"\d{2,}").items()}
+    return [*_without_gap(folder, found, 1, lambda number: f"{stem}.z{number:02d}"), _existing(folder, stem + ".zip")]
 
 
 def _numbered(archive: Path, match: re.Match[str]) -> list[Path]:
@@ -150,37 +161,20 @@ def _numbered(archive: Path, match: re.Match[str]) -> list[Path]:
         return [files[first]]
     if len(files) > 1 and _DIGITS.fullmatch(archive.name) is None and all(sniff(path) for path in files.values()):
         return [archive]
-    if kind is None or first > 1:
-        return [archive] if sniff(archive) or len(files) == 1 else _missing_first(archive, files, match)
-    for number in range(first, max(files) + 1):
-        if number not in files:
-            _raise_missing(archive, match, number)
-    return [files[number] for number in sorted(files)]
-
-
-def _missing_first(archive: Path, files: dict[int, Path], match: re.Match[str]) -> list[Path]:
-    if min(files) > 1:
-        _raise_missing(archive, match, 1)
-    return [archive]
-
-
-def _raise_missing(archive: Path, match: re.Match[str], number: int) -> None:
-    name = f"{match['head']}{number:0{len(match['number'])}d}{match['tail']}"
-    raise ArchiveError(f"the part {name} is missing in {archive.parent}; all parts must lie in one folder.")
+    if (kind is None or first > 1) and (first <= 1 or sniff(archive) or len(files) == 1):
+        return [archive]
+    head, tail, width = match["head"], match["tail"], len(match["number"])
+    return _without_gap(archive.parent, files, min(first, 1), lambda number: f"{head}{number:0{width}d}{tail}")
 
 
 def _lettered(archive: Path, head: str) -> list[Path]:
     found = _siblings(archive.parent, head, "", "[a-z]{2}")
     slices = {_letters_to_int(number): path for number, path in found.items() if number == number.lower()}
-    if len(slices) == 1 and (0 not in slices or sniff(archive) is None):
-        return [archive]  # a name that happens to end in two letters
     if 0 not in slices and sniff(archive) is not None:
         return [archive]
-    for number in range(max(slices) + 1):
-        if number not in slices:
-            name = head + chr(97 + number // 26) + chr(97 + number % 26)
-            raise ArchiveError(f"the part {name} is missing in {archive.parent}; all parts must lie in one folder.")
-    return [slices[number] for number in sorted(slices)]
+    if len(slices) == 1 and sniff(archive) is None:
+        return [archive]  # a name that happens to end in two letters
+    return _without_gap(archive.parent, slices, 0, lambda number: head + chr(97 + number // 26) + chr(97 + number % 26))
 
 
 def _letters_to_int(letters: str) -> int:

@@ -313,7 +313,7 @@ def list_folder(folder: Path, *, exclude: Path | None = None, choice: Choice | N
         else:
             kind = path.suffix.lower() or path.name
             listing.strays[kind] += 1
-            listing.examples.setdefault(kind, relative)
+            listing.examples[kind] = min(relative, listing.examples.get(kind, relative))
     if not paths:
         own = ", ".join(name for name in listing.strays if name.endswith("/"))
         beside = f" beside what msip wrote itself, in {own}" if own else ""

@@ -11,7 +11,7 @@ from msip.build_remarks import remarks
 from msip.build_report import BuildReport
 from msip.formatting import human_bytes
 
-from .options import Engine, Json, Workers, cores
+from .options import Engine, Every, Exclude, Include, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
 from .wording import in_options
 
@@ -35,13 +35,9 @@ def build(
     channel: Annotated[
         int | None, typer.Option(metavar="N", help="With --folder: store channel N alone (4: alpha of an RGBA PNG).")
     ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: only frames that match (may be repeated).")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: leave out what matches (may be repeated).")
-    ] = None,
-    every: Annotated[int, typer.Option(metavar="N", help="With --folder: every Nth frame of each folder.")] = 1,
+    include: Include = None,
+    exclude: Exclude = None,
+    every: Every = 1,
     no_rois: Annotated[bool, typer.Option("--no-rois", help="Leave the RoIs for `msip rois`.")] = False,
     roi_txt: Annotated[
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")

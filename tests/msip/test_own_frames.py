@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from msip_cli.main import app
 from typer.testing import CliRunner
 
+from cli.main import app
 from msip import Manifest, build
+from msip.curation.near import image_files
 from msip.errors import FrameError, MsipError
 from msip.manifest import SCHEMA
 from msip.radiometry import decode
@@ -406,3 +407,8 @@ def test_real_frames_are_no_suspects_and_real_masks_are(realdata):
     assert set(kinds["frame"]) == {"none", "unread_data"} and kinds["frame"]["unread_data"] == 1
     assert set(kinds["photo"]) == {"none", "visible_photo"}
     assert kinds["photo"]["visible_photo"] > 0.85 * sum(kinds["photo"].values())
+
+
+def test_thumbnails_of_a_network_disk_are_no_evaluation_images(frames):
+    put(frames / "a.png", grey(1)), put(frames / "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", grey(1))
+    assert image_files(frames) == [frames / "a.png"]

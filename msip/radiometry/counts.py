@@ -1,7 +1,7 @@
 """What goes wrong with 16-bit counts on their way into a file, told from the values and put right, with a note.
 
-Only for containers that do not say whose counts they hold (PNG, TIFF). The thresholds come from measurements on 117 real
-frames, whose margins are named beside them; ``tests/msip/test_counts.py`` checks those at hand.
+Only for containers that do not say whose counts they hold (PNG, TIFF). The thresholds come from measurements on 117
+real frames, whose margins are named beside them; ``tests/msip/test_counts.py`` checks those at hand.
 """
 
 from __future__ import annotations

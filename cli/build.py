@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from msip.build_remarks import remarks
 from msip.build_report import BuildReport
 from msip.formatting import human_bytes
 
-from .options import Engine, Json, Workers, cores
+from .options import Engine, Every, Exclude, Include, Json, Workers, cores
 from .output import StageBars, print_json, print_line, print_table, warn
 from .wording import in_options
 
-_SHOWN_PROBLEMS = 10
+_SHOWN_PROBLEMS, _SHOWN_REMARKS = 10, 30
 
 
 def build(
@@ -34,13 +35,9 @@ def build(
     channel: Annotated[
         int | None, typer.Option(metavar="N", help="With --folder: store channel N alone (4: alpha of an RGBA PNG).")
     ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: only frames that match (may be repeated).")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="With --folder: leave out what matches (may be repeated).")
-    ] = None,
-    every: Annotated[int, typer.Option(metavar="N", help="With --folder: every Nth frame of each folder.")] = 1,
+    include: Include = None,
+    exclude: Exclude = None,
+    every: Every = 1,
     no_rois: Annotated[bool, typer.Option("--no-rois", help="Leave the RoIs for `msip rois`.")] = False,
     roi_txt: Annotated[
         bool, typer.Option("--write-roi-txt", help="Also write <source>/roi/<stem>.txt as the reference reads them.")
@@ -83,6 +80,9 @@ def build(
         if not part.as_expected and not dry_run:
             causes = "; ".join(part.causes) or "no cause found"
             warn(f"{part.name}: {part.images:,} images, {part.expected:,} expected: {causes}.")
+    if report.images == 0 and not dry_run:
+        warn(f"no frame could be used; why stands above and in {out / 'build.json'}.")
+        raise typer.Exit(1)
 
 
 def _print_build(report: BuildReport, out: Path) -> None:
@@ -100,11 +100,11 @@ def _print_build(report: BuildReport, out: Path) -> None:
         for part in report.sources
     ]
     print_table(["source", "raw frames", "selected", "left out", "images", "expected", "size", "notes"], rows)
-    problems = [(part.name, *problem) for part in report.sources for problem in part.problems]
-    for source, path, kind, reason in problems[:_SHOWN_PROBLEMS]:
-        print_line(f"  {kind}: {source}: {path}: {in_options(reason)}")
-    if len(problems) > _SHOWN_PROBLEMS:
-        print_line(f"  and {len(problems) - _SHOWN_PROBLEMS} more; all are in {out / 'build.json'}")
+    said = [sentence for part in report.sources for sentence in remarks(part)]
+    for sentence in said[:_SHOWN_REMARKS]:
+        print_line(f"  {in_options(sentence)}")
+    if len(said) > _SHOWN_REMARKS:
+        print_line(f"  and {len(said) - _SHOWN_REMARKS} more kinds; all are in {out / 'build.json'}")
     if report.dry_run:
         print_line(
             f"\nWould build about {report.images:,} images in {out}: about {human_bytes(report.needed_bytes)} needed, "
@@ -114,7 +114,8 @@ def _print_build(report: BuildReport, out: Path) -> None:
     proposals = (
         "" if report.rois is None else f", {report.rois:,} RoIs ({report.rois / max(1, report.images):.1f} an image)"
     )
-    print_line(f"\n{report.images:,} images{proposals} in {out / 'manifest.parquet'}")
+    place = out / "manifest.parquet"
+    print_line(f"\n{report.images:,} images{proposals} in {place}" if report.images else "\nNo images.")
     if report.kept:
         print_line("Kept from earlier builds: " + ", ".join(f"{name} ({n:,})" for name, n in report.kept.items()))
 

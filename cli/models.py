@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .options import Every, Exclude, Include, Json
 from .output import print_json, print_line, print_table
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, a checkpoint, an exported folder or a weights file.")]
@@ -58,12 +58,15 @@ def scale_maps(
     images: Annotated[Path, typer.Option(help="Folder of images, any nesting, or one image.")],
     to: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="RUN/scale-maps")] = None,
     max_maps: Annotated[int, typer.Option(min=0, help="Images that are drawn; the table is over all.")] = 8,
+    include: Include = None,
+    exclude: Exclude = None,
+    every: Every = 1,
     as_json: Json = False,
 ) -> None:
     """Draw the scales that patchwise adapters give each patch, layer by layer, and tabulate their means."""
     import pad
 
-    done = pad.scale_maps(run, images, to, max_maps=max_maps)
+    done = pad.scale_maps(run, images, to, max_maps=max_maps, include=include or (), exclude=exclude or (), every=every)
     if as_json:
         print_json(dataclasses.asdict(done))
         return

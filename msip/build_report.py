@@ -27,6 +27,8 @@ class SourceReport:
         strays: other files in frame folders, per suffix; a folder that msip wrote, and was left out, as ``name/``.
         leftovers: files that a system or a network disk left, per name.
         twins: files that differ in their suffix alone; each is stored under a name with its suffix.
+        examples: of each kind of stray among one's own frames, a file.
+        suspects: stored images per flag that a build gives: (count, one of them, a glob that matches them, or empty).
         choice: ``include``, ``exclude`` and ``every``, where one's own frames were chosen by them.
         problems: (source_path, kind, reason) of frames that were left out.
         flags: images per flag (without what follows a colon).
@@ -46,6 +48,8 @@ class SourceReport:
     leftovers: dict[str, int] = field(default_factory=dict)
     twins: list[list[str]] = field(default_factory=list)
     choice: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    suspects: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     flags: dict[str, int] = field(default_factory=dict)
     stored_bytes: int = 0
@@ -75,6 +79,10 @@ class SourceReport:
             "leftovers": dict(sorted(self.leftovers.items())),
             "twins": self.twins,
             "choice": self.choice,
+            "suspects": {
+                flag: {"images": count, "example": example, "glob": glob}
+                for flag, (count, example, glob) in self.suspects.items()
+            },
             "problems": [{"source_path": path, "kind": kind, "reason": reason} for path, kind, reason in self.problems],
             "flags": self.flags,
             "stored_bytes": self.stored_bytes,

@@ -61,6 +61,7 @@ class FrameList:
         sequences: folders that hold frames.
         lengths: image files of each named sequence, before excluded names and stride.
         strays: other files in frame folders, per suffix; a folder that holds a build, and is left out, as ``name/``.
+        examples: of each kind of stray file among one's own frames, one.
         leftovers: files that a system or a network disk left, per name of file or folder.
         twins: groups of files that differ in their suffix alone; the suffix goes into their stems.
         problems: (source_path, reason) of files that cannot be named or ordered.
@@ -72,6 +73,7 @@ class FrameList:
     sequences: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
     strays: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
     leftovers: Counter[str] = field(default_factory=Counter)
     twins: list[list[str]] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -309,7 +311,9 @@ def list_folder(folder: Path, *, exclude: Path | None = None, choice: Choice | N
         elif may_be_image(path):
             paths.append(relative)
         else:
-            listing.strays[path.suffix.lower() or path.name] += 1
+            kind = path.suffix.lower() or path.name
+            listing.strays[kind] += 1
+            listing.examples[kind] = min(relative, listing.examples.get(kind, relative))
     if not paths:
         own = ", ".join(name for name in listing.strays if name.endswith("/"))
         beside = f" beside what msip wrote itself, in {own}" if own else ""

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msip import radiometry
+from msip.build_remarks import shared_glob
 from msip.build_report import BUILD_NAME, BuildReport, SourceReport, likely_causes, read_build
 from msip.choosing import Choice
 from msip.durability import drop_torn, flush, mark_unflushed, went_down
@@ -42,6 +43,7 @@ from msip.process import (
 )
 from msip.progress import Progress, silent
 from msip.proposals import add_rois, recorded_proposals, write_roi_txt
+from msip.radiometry.suspects import VISIBLE_PHOTO
 from msip.sources import Corpus, Source, load_corpus, load_source
 from msip.trees import file_stat, is_remote, raw_tree, remote_errors
 from msip.version import __version__
@@ -108,7 +110,8 @@ def build(
         progress: one stage a source, then ``RoIs``, in images.
 
     Returns:
-        Counts, problems and likely causes per source.
+        Counts, problems and likely causes per source. Where no frame could be used, ``images`` is 0, build.json is
+        written and no manifest.
 
     Raises:
         MsipError: one sentence on what was found, what was expected and what to do.
@@ -137,11 +140,11 @@ def build(
         mark_unflushed(out)
         tables = [_build_source(plan, out, runner, progress) for plan in plans]
         manifest = _assemble(out, plans, tables, report)
-        if with_rois:
+        if with_rois and len(manifest):
             proposals = recorded_proposals(out)  # what `msip rois --proposals` chose stays
             manifest = add_rois(manifest, engine=runner, proposals=proposals, progress=progress)
             report.rois, report.proposals = _count_rois(manifest), proposals
-        if roi_txt:
+        if roi_txt and len(manifest):
             write_roi_txt(manifest)
         _write(out, manifest, plans, report, _accepted(raw))
     return report
@@ -265,7 +268,7 @@ def _measure(plans: list[Plan], report: BuildReport, out: Path) -> None:
         source = plan.report
         source.seen, source.sequences = plan.listing.seen, plan.listing.sequences
         source.strays, source.leftovers = dict(plan.listing.strays), dict(plan.listing.leftovers)
-        source.twins = plan.listing.twins
+        source.twins, source.examples = plan.listing.twins, plan.listing.examples
         source.selected = source.images = len(plan.listing.frames)
         source.stored_bytes = sum(size for size, _ in plan.stats)
         report.needed_bytes += source.stored_bytes
@@ -370,15 +373,14 @@ def _assemble(out: Path, plans: list[Plan], tables: list[pa.Table], report: Buil
             parts[name] = Manifest(table, out).with_flags([[]] * len(table)).table  # they come back below
             report.kept[name] = len(table)
     joined = join_tables([parts[name] for name in _source_order(parts)])
-    if len(joined) == 0:
-        raise ManifestError(f"no frame could be used; see the problems in {_problem_hint(plans)}.")
+    if len(joined) == 0 and len(earlier):
+        raise ManifestError(f"no frame could be used, what an earlier build left stays; {_first_problem(plans)}.")
     manifest = Manifest(joined, out)
     return manifest.with_flags(carried_flags(joined, earlier))
 
 
-def _problem_hint(plans: list[Plan]) -> str:
-    first = next((problem for plan in plans for problem in plan.report.problems), None)
-    return f"the table (the first: {first[0]}: {first[2]})" if first else "the table"
+def _first_problem(plans: list[Plan]) -> str:
+    return next((f"the first: {path}: {reason}" for plan in plans for path, _, reason in plan.report.problems), "")
 
 
 def _rows(entries: pa.Table) -> pa.Table:
@@ -412,11 +414,22 @@ def _fill_report(plan: Plan, table: pa.Table) -> None:
     report.stored_bytes = pc.sum(table.column("stored_bytes")).as_py() or 0
     flags = pc.list_flatten(table.column("flags")).to_pylist()
     report.flags = dict(sorted(Counter(map(flag_name, flags)).items()))
+    report.suspects = _suspects(table) if plan.source is None else {}
     if plan.source is not None:
         sequences = plan.source.sequences
         report.causes = likely_causes(
             report, plan.source.selection.stride, sequences if isinstance(sequences, int) else None
         )
+
+
+def _suspects(table: pa.Table) -> dict[str, tuple[int, str, str]]:
+    """The stored images of one's own per flag that a build gives; photographs count as such, not as false colour."""
+    paths, flags = (table.column(name).to_pylist() for name in ("source_path", "flags"))
+    flagged: dict[str, list[str]] = {}
+    for path, names in zip(paths, flags, strict=True):
+        for flag in set(names or ()) - ({"colour_mapped"} if VISIBLE_PHOTO in (names or ()) else set()):
+            flagged.setdefault(flag, []).append(path)
+    return {flag: (len(some), some[0], shared_glob(some, paths)) for flag, some in sorted(flagged.items())}
 
 
 def _count_rois(manifest: Manifest) -> int:
@@ -448,7 +461,7 @@ def _write(out: Path, manifest: Manifest, plans: list[Plan], report: BuildReport
             "versions": versions(),
         },
     )
-    flush(out, then=manifest.write)
+    flush(out, then=manifest.write if len(manifest) else lambda: None)
     for plan in plans:
         _remove_orphans(out, plan.name, manifest)
 

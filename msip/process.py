@@ -174,7 +174,7 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     Raises ``BlankFrame``, ``CollapsedFrame`` or ``BrokenFrame``.
     """
     if recipe.channel is not None:
-        raw = _one_channel(raw, recipe.channel)
+        raw = _one_channel(raw, recipe.channel, of_own_frames=recipe.of_own_frames)
     flags = ["colour_mapped"] if radiometry.is_colour_mapped(raw.pixels) else []
     if recipe.of_own_frames:
         flags += suspicions(raw)
@@ -193,11 +193,12 @@ def render(raw: radiometry.RawFrame, data: bytes, recipe: Recipe) -> Stored:
     return Stored(_encode(".png", raw.pixels), ".png", grey, channels, _joined(raw.note, "png"), tuple(flags))
 
 
-def _one_channel(raw: radiometry.RawFrame, channel: int) -> radiometry.RawFrame:
+def _one_channel(raw: radiometry.RawFrame, channel: int, *, of_own_frames: bool) -> radiometry.RawFrame:
     """One channel as it is stored, nothing mixed or blended (an alpha too may be an image: MFNet's is)."""
     held = 1 if raw.pixels.ndim == 2 else raw.pixels.shape[2]
     if channel > held:
-        raise BrokenFrame(f"has no channel {channel} (it has {held}); correct `channel` or leave it out")
+        why = "; correct `channel` or leave it out" if of_own_frames else ", which its source says is the image"
+        raise BrokenFrame(f"has no channel {channel} (it has {held}){why}")
     if held == 1:
         return raw
     plane = {1: 2, 2: 1, 3: 0, 4: 3}[channel]  # OpenCV keeps blue first

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from msip.choosing import is_leftover
 from msip.curation.fingerprint import PRINT, VARIANTS, Fingerprints, fingerprint, pixels_digest
 from msip.curation.image_measures import without_borders
 from msip.curation.matching import best_matches
@@ -119,7 +120,8 @@ def image_files(images: Images) -> list[Path]:
     place = Path(images)
     if (place.is_file() and place.suffix == ".parquet") or (place / MANIFEST_NAME).is_file():
         return image_files(Manifest.read(place))
-    found = sorted(path for path in place.rglob("*") if path.is_file() and may_be_image(path))
+    paths = (path for path in place.rglob("*") if not any(map(is_leftover, path.relative_to(place).parts)))
+    found = sorted(path for path in paths if path.is_file() and may_be_image(path))
     if not found:
         raise ManifestError(f"{place} holds no images and no manifest; give a folder of images or a build.")
     return found

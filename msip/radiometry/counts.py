@@ -1,7 +1,7 @@
 """What goes wrong with 16-bit counts on their way into a file, told from the values and put right, with a note.
 
-Only for containers that do not say whose counts they hold (PNG, TIFF). Each test was measured on 117 real frames of 20
-cameras without a false alarm; the margins are named where the thresholds are.
+Only for containers that do not say whose counts they hold (PNG, TIFF). The thresholds come from measurements on 117
+real frames, whose margins are named beside them; ``tests/msip/test_counts.py`` checks those at hand.
 """
 
 from __future__ import annotations

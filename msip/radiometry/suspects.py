@@ -1,7 +1,7 @@
 """What is probably no thermal frame among one's own: photographs, label masks, an image hidden in the alpha channel.
 
-Measured on the 4,306 real images at hand (3,976 frames, 330 masks), 75 photographs and 32 false-colour previews of nine
-makers; the margins stand at the thresholds.
+Measured on the 4,306 real images at hand: of 3,638 frames none is called a photograph or a mask, of 338 photographs 307
+are, of 330 masks all. The thresholds of photographs were set on 75 of them and 32 false-colour previews.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from msip.choosing import Choice
 from msip.errors import FrameError, LayoutError, ModelError
 from msip.extras import need
 from msip.files import make_output_folder, write_bytes
@@ -67,10 +68,20 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def scale_maps(run: str | Path, images: str | Path, to: str | Path | None = None, *, max_maps: int = 8) -> ScaleMaps:
+def scale_maps(
+    run: str | Path,
+    images: str | Path,
+    to: str | Path | None = None,
+    *,
+    max_maps: int = 8,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    every: int = 1,
+) -> ScaleMaps:
     """Measure and draw the scales of ``run`` (anything ``load_encoder`` reads) on ``images`` (a folder or one image).
 
-    Images of any bit depth are made 8-bit grey as in a build, and resized whole to the model's input. Raises
+    Images of any bit depth are made 8-bit grey as in a build, and resized whole to the model's input; ``include``,
+    ``exclude`` and ``every`` choose among those of a folder (see ``msip.choosing.Choice``). Raises
     ``ModelError`` for a model without patchwise adapters, ``LayoutError`` where there is no image, ``MissingExtra``
     without the extra ``plots``.
     """
@@ -81,7 +92,7 @@ def scale_maps(run: str | Path, images: str | Path, to: str | Path | None = None
     left_out: dict[str, str] = {}
     scales: list[NDArray[np.float32]] = []
     pictures: list[tuple[str, NDArray[np.uint8]]] = []
-    for name, grey in _read(Path(images), left_out):
+    for name, grey in _read(Path(images), Choice(tuple(include), tuple(exclude), every), left_out):
         scales.append(scales_of(model, grey))
         if len(pictures) < max_maps:
             pictures.append((name, grey))
@@ -116,12 +127,12 @@ def _folder(run: str | Path) -> Path:
     return (path if path.is_dir() else path.parent) / "scale-maps"
 
 
-def _read(images: Path, left_out: dict[str, str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _read(images: Path, choice: Choice, left_out: dict[str, str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """(name, grey uint8) of every image that can be read, in natural order; the others are named in ``left_out``."""
     if images.is_file():
         files = [(images.name, images)]
     elif images.is_dir():
-        listing = list_folder(images)
+        listing = list_folder(images, choice=choice)
         left_out.update(listing.problems)
         files = [(frame.source_path, listing.root / frame.source_path) for frame in listing.frames]
     else:

@@ -194,7 +194,7 @@ def test_channels_are_counted_as_they_are_stored(channel, value):
 def test_an_absent_channel_is_a_broken_frame():
     data = encoded("a.jpg")
     with pytest.raises(BrokenFrame, match=r"has no channel 4 \(it has 1\), which its source says is the image"):
-        render(decode(data, name="x"), data, Recipe("x", channel=4))
+        render(decode(data, name="x"), data, Recipe("x", licence="MIT", channel=4))
 
 
 @pytest.mark.parametrize("name", TREES)

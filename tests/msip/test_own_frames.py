@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from msip_cli.main import app
 from typer.testing import CliRunner
 
+from cli.main import app
 from msip import Manifest, build
+from msip.curation.near import image_files
+from msip.errors import FrameError, MsipError
 from msip.manifest import SCHEMA
+from msip.radiometry import decode
+from msip.radiometry.cameras import suffixes
+from msip.radiometry.suspects import suspicions
 
 H, W = 120, 160
 
@@ -54,6 +61,8 @@ def frames(tmp_path) -> Path:
 def msip(*arguments: object) -> tuple[int, str]:
     """Exit code, and what is printed."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(done.exception, MsipError):
+        return 2, str(done.exception)
     return done.exit_code, done.output
 
 
@@ -109,18 +118,11 @@ def test_what_systems_and_network_disks_leave_is_skipped_and_counted(frames, tmp
     for name in ("img0.png", "@holiday/img1.png", "#1/img2.png", "$cold/img3.png", "recycle/img4.png"):
         put(frames / name, grey(1))
     left = ("@eaDir/img0.png/SYNOPHOTO_THUMB_M.jpg", "sub/@EADIR/a.png", "$RECYCLE.BIN/S-1/$R1.png", "#recycle/b.png")
-    left += (
-        "lost+found/c.png",
-        "System Volume Information/d.png",
-        "FOUND.000/e.png",
-        "@Recycle/f.png",
-        ".Trash-1000/g.png",
-    )
-    left += ("SYNOPHOTO_THUMB_XL.jpg", "~$img.png", "x.png@SynoEAStream", "._img0.png", "sub/._img9.png", "Thumbs.db")
-    for name in left:
-        put(frames / "tmp.png", grey(2)).rename(
-            (frames / name) if (frames / name).parent.exists() else _made(frames / name)
-        )
+    left += ("lost+found/c.png", "System Volume Information/d.png", "FOUND.000/e.png", "@Recycle/f.png", "~$img.png")
+    left += (".Trash-1000/g.png", "SYNOPHOTO_THUMB_XL.jpg", "x.png@SynoEAStream", "._img0.png", "sub/._img9.png")
+    for name in (*left, "Thumbs.db"):
+        (frames / name).parent.mkdir(parents=True, exist_ok=True)
+        put(frames / "tmp.png", grey(2)).rename(frames / name)
     report = build(None, tmp_path / "out", folder=frames, with_rois=False).sources[0]
     assert (report.images, report.strays) == (5, {})
     assert report.leftovers == {
@@ -129,12 +131,7 @@ def test_what_systems_and_network_disks_leave_is_skipped_and_counted(frames, tmp
         "~$*": 1, "*@synoeastream": 1,
     }  # fmt: skip
     code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
-    assert code == 0 and "15 files" in said and "@eaDir" in said
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True)
-    return path
+    assert code == 0 and ": 15 (" in said and "@eaDir" in said
 
 
 @pytest.mark.parametrize(
@@ -207,3 +204,211 @@ def test_the_cases_of_folders(cases, tmp_path):
     assert report.images == 6 and len(report.twins) == 3
     report = build(None, tmp_path / "dji", folder=folders / "jpeg-and-its-tiff", with_rois=False).sources[0]
     assert ids(tmp_path / "dji")[-1] == "jpeg-and-its-tiff/M30T_0001_tiff"
+
+
+# --- what is no thermal frame ----------------------------------------------------------------------------------------
+
+
+def photograph(seed: int) -> np.ndarray:
+    """Pale colours that are no function of brightness, BGR."""
+    rng = np.random.default_rng(seed)
+    chroma = [cv2.resize(rng.normal(0, 18, (9, 12)), (W, H), interpolation=cv2.INTER_CUBIC) for _ in range(3)]
+    return np.clip(grey(seed)[..., None] * 0.7 + 40 + np.stack(chroma, -1), 0, 255).astype(np.uint8)
+
+
+def mask(seed: int, values: tuple[int, ...] = (1, 2)) -> np.ndarray:
+    image = np.zeros((H, W), np.uint8)
+    for value, (y, x) in zip(values, np.random.default_rng(seed).integers(10, 80, (len(values), 2)), strict=True):
+        cv2.circle(image, (int(x) + 20, int(y)), 14, value, -1)
+    return image
+
+
+def flags_of(out: Path) -> dict[str, list[str]]:
+    return {row["source_path"]: row["flags"] for row in Manifest.read(out).table.to_pylist()}
+
+
+def test_photographs_beside_thermal_frames_are_told_counted_and_left_out(frames, tmp_path):
+    for number in range(4):
+        put(frames / f"DJI_000{number}_T.JPG", cv2.applyColorMap(grey(number), cv2.COLORMAP_INFERNO))
+        put(frames / f"DJI_000{number}_W.JPG", photograph(number))
+    put(frames / "DJI_0004_W.JPG", np.dstack([grey(4)] * 3))  # a dim one cannot be told
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0
+    flags = flags_of(tmp_path / "out")
+    for number in range(4):
+        assert flags[f"DJI_000{number}_T.JPG"] == ["colour_mapped"]
+        assert flags[f"DJI_000{number}_W.JPG"] == ["colour_mapped", "visible_photo"]
+    assert "4 images, such as DJI_0000_W.JPG: by its colours a photograph" in said
+    assert '--exclude "*_W.JPG" leaves them out' in said
+    assert json.loads((tmp_path / "out/build.json").read_text())["sources"]["frames"]["suspects"]["visible_photo"] == {
+        "images": 4, "example": "DJI_0000_W.JPG", "glob": "*_W.JPG",
+    }  # fmt: skip
+    msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois", "--exclude", "*_W.JPG")
+    assert set(flags_of(tmp_path / "out")) == {f"DJI_000{number}_T.JPG" for number in range(4)}
+
+
+@pytest.mark.parametrize("palette", [cv2.COLORMAP_BONE, cv2.COLORMAP_PINK, cv2.COLORMAP_JET, cv2.COLORMAP_HOT])
+def test_false_colour_is_no_photograph(frames, tmp_path, palette):
+    for number in range(3):
+        put(frames / f"{number}.jpg", cv2.applyColorMap(grey(number), palette))
+    build(None, tmp_path / "out", folder=frames, with_rois=False)
+    assert not any("visible_photo" in flags for flags in flags_of(tmp_path / "out").values())
+
+
+def test_masks_among_frames_are_flagged(frames, tmp_path):
+    palette = np.array([[0, 0, 0], [0, 0, 128], [0, 128, 0]], np.uint8)
+    put(frames / "images/0.png", grey(0)), put(frames / "images/1.tiff", scene(1))
+    put(frames / "masks/0.png", mask(0)), put(frames / "masks/1.png", mask(1, (255, 255)))
+    put(frames / "masks/2.png", palette[mask(2)]), put(frames / "masks/3.tiff", mask(3).astype(np.uint16) * 1000)
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0
+    found = flags_of(tmp_path / "out")
+    assert {path: "mask" in flags for path, flags in found.items()} == {p: p.startswith("masks/") for p in found}
+    assert "4 images, such as masks/0.png: flat regions" in said and '--exclude "masks/*"' in said
+
+
+def test_an_image_in_the_fourth_channel_is_flagged_and_can_be_chosen(frames, tmp_path):
+    put(frames / "0.png", np.dstack([photograph(0), grey(5)]))
+    put(frames / "1.png", np.dstack([np.dstack([grey(1)] * 3), mask(1, (255, 255))]))  # true transparency
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0 and "image_in_alpha: frames: 0.png: the fourth channel" in said and "--channel 4" in said
+    assert "image_in_alpha" in flags_of(tmp_path / "out")["0.png"]
+    assert "image_in_alpha" not in flags_of(tmp_path / "out")["1.png"]
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "four", "--no-rois", "--channel", "4")
+    assert code == 0
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "four/frames/thermal/0.png"), -1), grey(5))
+    put(frames / "2.png", grey(2))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "four", "--no-rois", "--channel", "4")
+    assert code == 0 and "2.png: has no channel 4 (it has 1); correct --channel or leave it out" in said
+
+
+def test_data_of_a_maker_that_is_not_read_is_flagged(frames, tmp_path):
+    jpeg = put(frames / "plain.jpg", grey(1)).read_bytes()
+    counts = scene(1).tobytes()
+
+    def segment(number: int, content: bytes) -> bytes:
+        return bytes([0xFF, number]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    (frames / "behind.jpg").write_bytes(jpeg + b"HDRI" + counts)
+    (frames / "preview.jpg").write_bytes(jpeg + jpeg + counts)
+    (frames / "inside.jpg").write_bytes(jpeg[:2] + segment(0xE3, counts) + jpeg[2:])
+    (frames / "pictures.jpg").write_bytes(jpeg + jpeg)
+    (frames / "film.jpg").write_bytes(jpeg + b"\0\0\0\x18ftypmp42" + counts)
+    (frames / "padded.jpg").write_bytes(jpeg + bytes(50000))
+    (frames / "profile.jpg").write_bytes(jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0" + counts) + jpeg[2:])
+    bmp = cv2.imencode(".bmp", grey(2))[1].tobytes()
+    (frames / "uni.bmp").write_bytes(bmp + counts)
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0
+    flagged = {path for path, flags in flags_of(tmp_path / "out").items() if "unread_data" in flags}
+    assert flagged == {"behind.jpg", "preview.jpg", "inside.jpg", "uni.bmp"}
+    assert "4 images, such as behind.jpg: radiometric data of the maker inside is not read" in said
+
+
+def test_a_testo_thermogram_is_refused(frames, tmp_path):
+    header = b"BM" + (153722).to_bytes(4, "little") + bytes(4) + (122).to_bytes(4, "little")
+    info = (40).to_bytes(4, "little") + (320).to_bytes(4, "little") + (240).to_bytes(4, "little")
+    info += (1).to_bytes(2, "little") + (16).to_bytes(2, "little") + bytes(24)
+    pixels = np.random.default_rng(0).integers(0, 255, 153600).astype(np.uint8).tobytes()
+    (frames / "IR.bmt").write_bytes((header + info).ljust(122, b"\0") + pixels + b"BM" + bytes(5000))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out")
+    assert code == 1 and "unsupported: frames: IR.bmt: a Testo thermogram" in said
+
+
+# --- said where people look ------------------------------------------------------------------------------------------
+
+
+def test_the_console_names_every_kind_with_count_example_and_remedy(frames, tmp_path):
+    put(frames / "good.png", grey(1)), put(frames / "masks/0.png", mask(0))
+    for number in range(3):
+        (frames / f"cut{number}.png").write_bytes(put(frames / "tmp.png", grey(number)).read_bytes()[: 900 + number])
+        (frames / f"movie{number}.avi").write_bytes(b"RIFF\0\0\0\0AVI " + bytes(99))
+        np.save(frames / f"stack{number}.npy", scene(number))
+        (frames / f"table{number}.csv").write_text("1,2")
+    put(frames / "tmp.png", np.full((H, W), 9, np.uint8))
+    (frames / "Thumbs.db").write_bytes(b"x")
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0
+    order = (
+        "mask: frames: masks/0.png: flat regions",
+        "broken: frames: 3 files, such as cut0.png: the PNG is cut off",
+        "unsupported: frames: 3 files, such as movie0.avi: AVI movie is not read; save each frame as PNG",
+        "unsupported: frames: 3 files, such as stack0.npy: NumPy array is not read",
+        "blank: frames: tmp.png: every pixel is 9; --keep-blank keeps such frames",
+        "ignored: frames: 3 files, such as table0.csv: .csv is no format",
+        "ignored: frames: left by a system or a network disk: 1 (1 Thumbs.db)",
+    )
+    assert [sentence for sentence in order if sentence not in said] == [], said
+    places = [said.index(sentence) for sentence in order]
+    assert places == sorted(places)
+
+
+def test_a_build_without_one_usable_frame_says_why_and_writes_it_down(frames, tmp_path):
+    for number in range(3):
+        (frames / f"{number}.avi").write_bytes(b"RIFF\0\0\0\0AVI " + bytes(99))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out")
+    assert code == 1 and "3 files, such as 0.avi: AVI movie is not read" in said and "no frame could be used" in said
+    record = json.loads((tmp_path / "out/build.json").read_text())
+    assert record["images"] == 0 and len(record["sources"]["frames"]["problems"]) == 3
+    assert not (tmp_path / "out/manifest.parquet").exists()
+    put(frames / "good.png", grey(1))
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out")
+    assert code == 0 and ids(tmp_path / "out") == ["frames/good"]
+    (frames / "good.png").write_bytes(b"gone")
+    code, said = msip("build", "--folder", frames, "--out", tmp_path / "out")
+    assert code == 2 and "what an earlier build left stays" in said
+    assert ids(tmp_path / "out") == ["frames/good"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "flag", "flagged", "options"),
+    [
+        ("folders/rgb-thermal-png", "image_in_alpha", 3, ("--channel", "4")),
+        ("folders/masks-among-frames", "mask", 3, ("--exclude", "masks/*")),
+        ("formats/hikmicro-hdri", "unread_data", 1, ()),
+        ("formats/infiray-p2pro", "unread_data", 1, ()),
+        ("formats/unit-bmp", "unread_data", 3, ()),
+    ],
+)
+def test_the_cases_of_suspects(cases, tmp_path, folder, flag, flagged, options):
+    code, said = msip("build", "--folder", cases / folder, "--out", tmp_path / "out", "--no-rois")
+    assert code == 0 and f"  {flag}: " in said
+    assert sum(flag in flags for flags in flags_of(tmp_path / "out").values()) == flagged
+    if options:
+        msip("build", "--folder", cases / folder, "--out", tmp_path / "chosen", "--no-rois", *options)
+        flags = flags_of(tmp_path / "chosen")
+        assert len(flags) == 3 and not any(flags.values())
+
+
+def test_every_case_of_formats_is_an_image_or_named(cases, tmp_path):
+    for folder in sorted((cases / "formats").iterdir()):
+        out = tmp_path / folder.name
+        code, said = msip("build", "--folder", folder, "--out", out, "--no-rois")
+        assert code in (0, 1), said
+        images = ids(out) if code == 0 else []
+        record = json.loads((out / "build.json").read_text())["sources"][folder.name]
+        ignored = sum(record["strays"].values())
+        assert len(images) + len(record["problems"]) + ignored == sum(file.is_file() for file in folder.iterdir())
+        for kind in record["strays"]:
+            assert f"{kind} is no format" in said
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_real_frames_are_no_suspects_and_real_masks_are(realdata):
+    kinds: dict[str, Counter[str]] = {}
+    for file in realdata.rglob("*"):
+        if file.suffix.lower() in suffixes():
+            with contextlib.suppress(FrameError):
+                found = suspicions(decode(file.read_bytes(), name=file.name))
+                what = "mask" if file.parent.name == "masks" else "photo" if "visible" in str(file) else "frame"
+                kinds.setdefault(what, Counter()).update(found or ["none"])
+    assert set(kinds["mask"]) == {"mask"}
+    assert set(kinds["frame"]) == {"none", "unread_data"} and kinds["frame"]["unread_data"] == 1
+    assert set(kinds["photo"]) == {"none", "visible_photo"}
+    assert kinds["photo"]["visible_photo"] > 0.85 * sum(kinds["photo"].values())
+
+
+def test_thumbnails_of_a_network_disk_are_no_evaluation_images(frames):
+    put(frames / "a.png", grey(1)), put(frames / "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", grey(1))
+    assert image_files(frames) == [frames / "a.png"]

@@ -62,6 +62,13 @@ def test_table_maps_and_what_was_left_out(weights, images, tmp_path):
     assert len(pictures) == 2 and all(cv2.imread(str(path)).std() > 10 for path in pictures)
 
 
+def test_globs_and_a_stride_choose_images(weights, images, tmp_path):
+    file, _ = weights()
+    command = ["scale-maps", str(file), "--images", str(images), "--to", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--exclude", "cut.png", "--exclude", "SIXTEEN*", "--every", "2"])
+    assert done.exit_code == 0 and "2 images, 2 drawn, 0 left out" in done.stdout, done.output
+
+
 def test_numbers_are_those_of_a_hand_count(weights, images, tmp_path):
     file, model = weights()
     one = images / "night" / "0.png"

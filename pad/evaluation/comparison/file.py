@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msip.errors import EvaluationError, RunError
 from pad.config.options import option, read_options
-from pad.config.pretraining import Precision
-from pad.evaluation.comparison.cells import TaskKind
 from pad.evaluation.tasks.encoder import Mode
+from pad.evaluation.tasks.registry import task_class
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
@@ -39,18 +38,22 @@ class ContestantEntry(_Strict):
 
 
 class TaskEntry(_Strict):
-    """A task in the file; ``seeds`` where it has others than the file."""
+    """A task in the file, its own options beside the others; ``seeds`` where it has others than the file."""
 
-    task: TaskKind
+    task: str
     data: Path
-    image_size: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    lr: float | None = Field(None, gt=0)
     label_fraction: float = Field(1.0, gt=0, le=1)
-    precision: Precision | None = None
-    decoder_channels: int | None = Field(None, ge=8)
     seeds: Seeds | None = None
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        """Put the names that are none of the entry's own under ``options``, which the task checks."""
+        if not isinstance(values, dict):
+            return values
+        own = {name: value for name, value in values.items() if name not in cls.model_fields}
+        return {n: v for n, v in values.items() if n not in own} | {"options": {**values.get("options", {}), **own}}
 
 
 class Comparison(_Strict):
@@ -90,6 +93,11 @@ class Comparison(_Strict):
             message = problem["msg"][:1].lower() + problem["msg"][1:]
             raise EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.") from None
         where = where or ""
+        for name, entry in made.tasks.items():
+            try:
+                task_class(entry.task).checked(entry.options)
+            except EvaluationError as error:
+                raise EvaluationError(f"{where}{f'tasks.{name}: ' if where else ''}{error}") from None
         if made.baseline not in made.contestants:
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
         known: set[str] = set()

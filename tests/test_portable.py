@@ -20,6 +20,9 @@ def locking(descriptor, mode, length):
 
 lock = fcntl.lockf
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=fcntl.LOCK_EX | fcntl.LOCK_NB)
+psutil = types.ModuleType("psutil")  # the real one asks for resource here
+psutil.Process = lambda: types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(rss=1 << 28))
+sys.modules["psutil"] = psutil
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for home, names in ((os, ("pread", "sched_getaffinity", "sync")), (signal, ("SIGHUP", "SIGUSR1", "SIGUSR2"))):

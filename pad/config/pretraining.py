@@ -128,7 +128,8 @@ class PretrainConfig(BaseModel):
     def __init__(self, **values: Any) -> None:
         given = frozenset(values) - {"options"} | frozenset(values.get("options") or ())
         fields = {name: value for name, value in _with_preset(values).items() if name in type(self).model_fields}
-        own = {name: value for name, value in _with_preset(values).items() if name not in fields}
+        given_own = values if "options" in values else _with_preset(values)  # complete ones need no preset
+        own = {name: value for name, value in given_own.items() if name not in type(self).model_fields}
         try:
             super().__init__(**{**fields, "options": {**own, **(fields.get("options") or {})}})
         except ValidationError as error:

@@ -77,8 +77,9 @@ def _taken(own: dict[str, Any], method: str, config: PretrainConfig) -> dict[str
 def build_method(config: PretrainConfig, *, load: bool = True) -> tuple[Method, dict[str, Any]]:
     """The SSL method around its encoder, and what became of the initial weights, for run.yaml.
 
-    ``config`` is complete; ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
+    ``load=False`` where a checkpoint brings the weights. Raises ``MsipError``.
     """
+    config = complete(config, load=load)
     options = dict(config.options)
     torch.manual_seed(config.seed)
     init = init_of(config) if load else "random"
@@ -171,8 +172,8 @@ def _warn_of_decoder(method: Method, config: PretrainConfig, report: LoadReport,
     if report.norm_pix_loss is not None and report.norm_pix_loss != getattr(
         method, "norm_pix_loss", report.norm_pix_loss
     ):
-        learnt, here = ("normalised", "off") if report.norm_pix_loss else ("raw", "on")
+        learnt, here, other = ("normalised", "off", "True") if report.norm_pix_loss else ("raw", "on", "False")
         _log.warning(
-            f"the decoder of {report.source} learnt to paint {learnt} pixels, this run has `norm_pix_loss` {here}; "
-            "give it the other value, or other weights."
+            f"the decoder of {report.source} learnt to paint {learnt} pixels, here their normalisation is {here}; "
+            f"give `norm_pix_loss={other}`, or other weights."
         )

@@ -233,7 +233,7 @@ def test_decoder_of_other_pixels_is_warned_of(tmp_path, name, content, learnt):
         warnings = [line for line in said if "learnt to paint" in line]
         assert len(warnings) == (learnt is not None and learnt != norm_pix_loss)
         if warnings:
-            assert "--norm-pix-loss" in warnings[0] if learnt else "--no-norm-pix-loss" in warnings[0]
+            assert f"`norm_pix_loss={learnt}`" in warnings[0]
 
 
 def test_config_beside_hugging_face_weights_says_what_its_decoder_learnt(tmp_path):

@@ -122,7 +122,7 @@ def test_two_processes_equal_one_with_the_same_batch(method, data, teacher, tmp_
 
 
 def test_a_method_that_needs_a_teacher_says_so(data, tmp_path):
-    with pytest.raises(RunError, match="--teacher NAME"):
+    with pytest.raises(RunError, match="give `teacher`"):
         train(config(data, tmp_path / "run", method="milan"))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import typer
 import yaml
 from training_runs import make_manifest, stopped_after
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from msip.errors import RunError
 from pad.config.pretraining import PretrainConfig
+from pad.methods import METHODS
 
 SMALL = [*("--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "8", "--workers", "0")]
 SMALL += ["--decoder-embed-dim", "32", "--decoder-depth", "1", "--decoder-num-heads", "2", "--device", "cpu"]
@@ -61,9 +63,12 @@ def test_wrong_option_is_a_user_error(data, tmp_path):
 
 
 def test_every_option_of_a_run_is_an_option_of_the_command():
-    import inspect
-
-    from cli.pretrain import pretrain
-
-    options = set(inspect.signature(pretrain).parameters) - {"config", "as_json"}
-    assert options == set(PretrainConfig.model_fields)
+    command = typer.main.get_command(app).commands["pretrain"]
+    command.make_context("pretrain", [], resilient_parsing=True)
+    options = {parameter.name for parameter in command.params} - {"config", "as_json"}
+    own = {name for method in METHODS.values() for name in method.options.model_fields}
+    assert own == {
+        *("mask_ratio", "norm_pix_loss", "decoder_embed_dim", "decoder_depth", "decoder_num_heads"),
+        *("teacher", "teacher_normalisation", "out_dim", "local_crops", "local_size", "ema"),
+    }
+    assert options == set(PretrainConfig.model_fields) - {"options"} | own

@@ -91,7 +91,7 @@ def test_preset_of_another_method_is_continued(data, tmp_path):
 
 def test_options_that_the_method_has_not_are_refused_beside_a_preset_too(data, tmp_path):
     options = {"preset": "pad-milan", "method": "mae", "max_steps": 1, "effective_batch": 8, "teacher": "test_vit"}
-    with pytest.raises(RunError, match="--method mae has no --teacher"):
+    with pytest.raises(RunError, match="`method=mae` has no `teacher`"):
         train(config(data, tmp_path / "run", **options))
 
 
@@ -120,7 +120,7 @@ def test_weights_by_relative_paths_are_found_from_another_folder(data, tmp_path,
 def test_the_papers_milan_asks_for_its_weights(data, tmp_path):
     """timm has none, and others would make a hybrid without a word."""
     small = {"model": "test_vit", "image_size": 32, "device": "cpu"}
-    with pytest.raises(RunError, match=r"give --init FILE, .* milan_vit-base-p16_.*\.pth") as error:
+    with pytest.raises(RunError, match=r"give `init`, a file, .* milan_vit-base-p16_.*\.pth") as error:
         train(PretrainConfig(data=data, out=tmp_path / "run", preset="pad-milan", max_steps=1, **small))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 

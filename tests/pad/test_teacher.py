@@ -107,7 +107,7 @@ def test_run_with_a_teacher_by_name_and_from_an_exported_folder(named, tmp_path,
     [
         ("resnet18", "ResNet has no list of transformer blocks"),
         ("vit_small_patch16_18x2_224", "a ParallelThingsBlock shows no attention"),
-        ("beit_base_patch16_224", "Beit cannot be used with --teacher"),
+        ("beit_base_patch16_224", "Beit cannot be used with `teacher`"),
     ],
 )
 def test_a_model_that_cannot_teach_is_refused_before_its_weights_are_fetched(name, words):

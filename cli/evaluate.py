@@ -40,9 +40,7 @@ def evaluate(
             help="What is evaluated; random:NAME is no pre-training. {seed} in a path: another for each seed.",
         ),
     ],
-    task: Annotated[
-        str, typer.Option(help="segmentation, detection, probe (of frozen features), or an installed one.")
-    ],
+    task: Annotated[str, typer.Option(help="segmentation, detection, probe of frozen features, or an installed one.")],
     data: Annotated[Path, typer.Option(help="Folder of the set; its layout is recognised.")],
     mode: Annotated[
         list[str] | None,

@@ -62,16 +62,16 @@ class Cell:
 def asked_key(contestant: Contestant, task: Task, seed: int) -> dict[str, Any]:
     """What decides a cell's scores apart from the data, as JSON values."""
     called, digest = contestant.origin or (contestant.weights, weights_digest(contestant.weights))
+    recipe = asdict(task.recipe(contestant))
+    own = {name: value for name, value in task.options.model_dump().items() if name not in recipe}
     return {
         "version": task.version,
         "task": task.kind,
         "label_fraction": task.label_fraction,
         "mode": contestant.mode,
         "seed": seed,
-        "recipe": (recipe := asdict(task.recipe(contestant))),
-        **(
-            {"options": own} if (own := {k: v for k, v in task.options.model_dump().items() if k not in recipe}) else {}
-        ),
+        "recipe": recipe,
+        **({"options": own} if own else {}),
         "weights": called,
         "weights_sha256": digest,
     }

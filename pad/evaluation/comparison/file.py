@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msip.errors import EvaluationError, RunError
-from pad.config.options import option, read_options
+from pad.config.options import read_options
 from pad.evaluation.tasks.encoder import Mode
 from pad.evaluation.tasks.registry import task_class
 
@@ -87,17 +87,13 @@ class Comparison(_Strict):
         try:
             made = cls(**values)
         except ValidationError as error:
-            problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"])) if where else option(str(problem["loc"][-1]))
-            given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
-            message = problem["msg"][:1].lower() + problem["msg"][1:]
-            raise EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.") from None
-        where = where or ""
-        for name, entry in made.tasks.items():
+            raise _explained(error, where) from None
+        for name, task in made.tasks.items():
             try:
-                task_class(entry.task).checked(entry.options)
-            except EvaluationError as error:
-                raise EvaluationError(f"{where}{f'tasks.{name}: ' if where else ''}{error}") from None
+                task_class(task.task).checked(task.options)
+            except ValidationError as error:
+                raise _explained(error, where, ("tasks", name)) from None
+        where = where or ""
         if made.baseline not in made.contestants:
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
         known: set[str] = set()
@@ -137,3 +133,13 @@ class Comparison(_Strict):
     def _check_run(where: str, weights: str, known: set[str], who: str) -> None:
         if weights.startswith(RUN) and weights.removeprefix(RUN) not in known:
             raise EvaluationError(f"{where}{who} takes {weights}, and no such run stands before it under runs.")
+
+
+def _explained(error: ValidationError, where: str | None, below: tuple[str, ...] = ()) -> EvaluationError:
+    """Return pydantic's first problem as one sentence: by its place in a file, or, without ``where``, by its option."""
+    problem = error.errors()[0]
+    place = [*below, *map(str, problem["loc"])]
+    name = ".".join(place) if where else f"`{place[-1]}`" if place else ""
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.")

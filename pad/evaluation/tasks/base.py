@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from msip.errors import EvaluationError
 from pad.evaluation.sets.base import DetectionData, ProbeData, SegmentationData, TaskData
 from pad.evaluation.tasks.encoder import MODES, Mode
 from pad.evaluation.tasks.evidence import Evidence
@@ -102,21 +101,13 @@ class Task(ABC):
 
     @classmethod
     def of(cls, name: str, data: Path, *, label_fraction: float = 1.0, **options: Any) -> Self:
-        """Make a task of its options; ``None`` is the default. Raises ``EvaluationError``."""
+        """Make a task of its options. Raises pydantic's ``ValidationError``."""
         return cls(name, data, cls.checked(options), label_fraction)
 
     @classmethod
     def checked(cls, options: dict[str, Any]) -> TaskOptions:
-        """Return options by name as ``Options``; ``None`` is the default. Raises ``EvaluationError``."""
-        try:
-            return cls.Options(**{name: value for name, value in options.items() if value is not None})
-        except ValidationError as error:
-            problem = error.errors()[0]
-            name = str(problem["loc"][0])
-            if problem["type"] == "extra_forbidden":
-                raise EvaluationError(f"`task={cls.kind}` has no `{name}`; leave it out.") from None
-            reason = problem["msg"][:1].lower() + problem["msg"][1:]
-            raise EvaluationError(f"`{name}` is {problem['input']!r}, but {reason}; correct it.") from None
+        """Return options by name as ``Options``; ``None`` is the default. Raises pydantic's ``ValidationError``."""
+        return cls.Options(**{name: value for name, value in options.items() if value is not None})
 
     def recipe(self, contestant: Contestant) -> Recipe:
         """Return how a contestant is trained on it."""

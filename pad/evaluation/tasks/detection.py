@@ -192,6 +192,10 @@ class DetectionOptions(FittedOptions):
 
     image_size: int = Field(1024, description="Side of the input, in pixels.", ge=1)
     batch_size: int = Field(2, description="Images of one step.", ge=1)
+    steps: int | None = Field(None, description="Training steps.", ge=1, json_schema_extra={"shown": "12 epochs"})
+    decoder_channels: int | None = Field(
+        None, description="Width of the pyramid.", ge=8, json_schema_extra={"shown": "256"}
+    )
 
 
 class Detection(Task):

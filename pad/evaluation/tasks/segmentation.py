@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
@@ -36,11 +37,23 @@ WINDOWS = 16
 """Windows of one forward pass."""
 
 
+class SegmentationOptions(FittedOptions):
+    """Options of ``--task segmentation``."""
+
+    steps: int | None = Field(None, description="Training steps.", ge=1, json_schema_extra={"shown": "100 epochs"})
+    decoder_channels: int | None = Field(
+        None,
+        description="Width of the decoder.",
+        ge=8,
+        json_schema_extra={"shown": "the encoder's"},
+    )
+
+
 class Segmentation(Task):
     """Fine-tune a UPerNet on an encoder, predict by sliding windows, count pixels."""
 
     kind = "segmentation"
-    Options = FittedOptions
+    Options = SegmentationOptions
     evidence = (Areas,)
     # casiatao/PAD docs/SEGMENTATION.md and configs: batch 8, about 100 epochs of SODA and of MFNet, linear decay
     upstream = Recipe(

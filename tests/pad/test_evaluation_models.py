@@ -245,7 +245,8 @@ import sys
 import torch, pad
 data, out, kind = sys.argv[1:]
 steps = {} if kind == "probe" else {"steps": 2, "batch_size": 2}
-report = pad.evaluate("random:test_vit", kind, data, mode=["frozen"], seeds=1, out=out, device="cuda", image_size=64, **steps)
+options = {"mode": ["frozen"], "seeds": 1, "out": out, "device": "cuda", "image_size": 64, **steps}
+report = pad.evaluate("random:test_vit", kind, data, **options)
 print("cpu" if report.lines[0].cost["device"] == "cpu" else "cuda")
 """
 

@@ -176,7 +176,7 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     assert isinstance(other.exception, EvaluationError) and "another steps (2, now 3)" in str(other.exception)
     probe = ["evaluate", "random:test_vit", "--task", "probe", "--data", str(root / "seg"), "--out", str(tmp_path)]
     for more, message in (
-        (["--mode", "lora"], "a probe takes frozen"),
+        (["--mode", "lora"], "--task probe takes --mode frozen"),
         (["--decoder-channels", "64"], "a probe trains no decoder and takes no steps; leave --decoder-channels out"),
         (["--steps", "7"], "leave --steps out"),
         (["--image-size", "0"], "--image-size: input should be greater than or equal to 1 (given: 0)"),

@@ -93,6 +93,8 @@ class Comparison(_Strict):
                 task_class(task.task).checked(task.options)
             except ValidationError as error:
                 raise _explained(error, where, ("tasks", name)) from None
+            except EvaluationError as error:
+                raise EvaluationError(f"{where}tasks.{name}.task: {error}" if where else str(error)) from None
         where = where or ""
         if made.baseline not in made.contestants:
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")

@@ -35,15 +35,21 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare contestants on tasks over seeds; what is missing is run, pre-training included, what is there is kept."""
-    from pad.evaluation.comparison.file import Comparison
-    from pad.evaluation.comparison.run import Comparing
-    from pad.evaluation.comparison.tables import CSV, MARKDOWN, folder_of, run_and_report, table
+    import pad
+    from pad.evaluation.comparison.tables import CSV, MARKDOWN
 
-    work = Comparing(Comparison.read(file), root or file.parent, out or folder_of(file), runs=runs, device=device)
-    lines = run_and_report(work, only=tuple(task or ()), contestants=tuple(contestant or ()), seeds=tuple(seed or ()))
+    report = pad.compare(
+        file,
+        out=out,
+        root=root,
+        runs=runs,
+        task=task or (),
+        contestant=contestant or (),
+        seed=seed or (),
+        device=device,
+    )
     if as_json:
-        print_json([line.as_json() for line in lines])
+        print_json([line.as_json() for line in report.lines])
         return
-    header, rows = table(lines, work.file.baseline)
-    print_table(header, rows)
-    print_line(f"{MARKDOWN}, {CSV} and a plot in {work.out}")
+    print_table(*report.table())
+    print_line(f"{MARKDOWN}, {CSV} and a plot in {report.folder}")

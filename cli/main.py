@@ -23,7 +23,7 @@ from .curate import curate
 from .demo import demo
 from .doctor import doctor
 from .download import download
-from .evaluate import evaluate
+from .evaluate import EvaluateCommand, evaluate
 from .inspect import inspect
 from .models import export_model, scale_maps
 from .output import show_log
@@ -97,8 +97,9 @@ COMMANDS = (
     scale_maps,
     replay,
 )
+WITH_MODELS = {pretrain: PretrainCommand, evaluate: EvaluateCommand}
 for command in COMMANDS:
-    app.command(cls=PretrainCommand if command is pretrain else Command)(command)
+    app.command(cls=WITH_MODELS.get(command, Command))(command)
 
 
 def main() -> NoReturn:

@@ -29,6 +29,13 @@ def names_of(old: str, homes: Sequence[str]) -> Callable[[str], Any]:
     return find
 
 
+class _Moved(ModuleType):
+    """An old module; where the package offers a function of its name (``pad.pretrain``), it is called as that."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
 class OldPaths(MetaPathFinder, Loader):
     """Finds the modules of ``moved``: the old path to the modules that hold its names today."""
 
@@ -38,6 +45,10 @@ class OldPaths(MetaPathFinder, Loader):
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         """Return a spec for an old path, ``None`` for every other name."""
         return ModuleSpec(fullname, self) if fullname in self.moved else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return an empty module that can be called."""
+        return _Moved(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Let the module find its names where they are today."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pad.diagnosis import doctor as doctor
     from pad.encoders import load_encoder as load_encoder
     from pad.encoders.export import export_model as export_model
+    from pad.evaluation.evaluate import compare as compare
+    from pad.evaluation.evaluate import evaluate as evaluate
     from pad.inference.features import image_features as image_features
     from pad.inference.scale_maps import scale_maps as scale_maps
     from pad.monitoring.report import write_report as write_report
@@ -29,8 +31,10 @@ register(MOVED)
 _HOMES = {
     "PadConfig": "pad.adapters",
     "attach_adapters": "pad.adapters",
+    "compare": "pad.evaluation.evaluate",
     "demo": "pad.demonstration",
     "doctor": "pad.diagnosis",
+    "evaluate": "pad.evaluation.evaluate",
     "export_model": "pad.encoders.export",
     "image_features": "pad.inference.features",
     "load_adapters": "pad.adapters",

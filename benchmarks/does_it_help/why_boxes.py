@@ -32,10 +32,9 @@ from pad.adapters.attach import blocks_of
 from pad.data.grey import normalise
 from pad.evaluation.sets.base import DetectionData, DetectionItem
 from pad.evaluation.sets.detection import read_detection
-from pad.evaluation.tasks.detection import run_detection
+from pad.evaluation.tasks.base import Contestant
+from pad.evaluation.tasks.detection import Detection, DetectionModel
 from pad.evaluation.tasks.encoder import TaskModel, prepare_encoder
-from pad.evaluation.tasks.fitting import DETECTION
-from pad.evaluation.tasks.heads import DetectionModel
 
 RANDOM = "random:vit_tiny_patch16_224"
 PATCH = 16
@@ -89,24 +88,21 @@ def detector(weights: str, data: DetectionData, *, centred: bool) -> float:
     names = sorted(item.name for item in data.train)
     held = set(names[::5])
     train, test = (tuple(i for i in data.train if (i.name in held) == part) for part in (False, True))
-    recipe = replace(
-        DETECTION, image_size=256, steps=1000, batch_size=2, lr=5e-4, decoder_channels=64, precision="bf16"
-    )
-    mean = maps(weights, train, recipe.image_size).mean(0).T.unflatten(1, (recipe.image_size // PATCH, -1))
+    options = {"image_size": 256, "steps": 1000, "batch_size": 2, "lr": 5e-4, "decoder_channels": 64}
+    task = Detection.of("held out", Path(), precision="bf16", **options)
+    mean = maps(weights, train, task.options.image_size).mean(0).T.unflatten(1, (task.options.image_size // PATCH, -1))
     last_map = DetectionModel.last_map
     with patch.object(DetectionModel, "last_map", lambda model, images: last_map(model, images) - mean * centred):
-        found, _, _ = run_detection(
+        found = task.run(
             replace(data, train=train, test=test),
             train,
-            weights,
-            "frozen",
-            recipe,
+            Contestant(weights, weights, "frozen"),
             seed=0,
             device=torch.device("cpu"),
             threads=1,
             label=weights,
         )
-    return found.scores(None)["AP50"]
+    return found.evidence[""].scores()["AP50"]
 
 
 def main() -> None:

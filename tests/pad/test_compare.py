@@ -11,17 +11,20 @@ import torch
 import yaml
 from comparisons import FILE, SMALL, make_sets, work, write_file
 from msip_cli.main import app
+from training_runs import heard
 from typer.testing import CliRunner
 
 from msip.errors import EvaluationError, MsipError
 from msip.radiometry import read_grey8
 from pad.encoders.export import export_model
-from pad.evaluation.comparison.cells import Contestant, Task, run_cell, weights_digest
+from pad.evaluation.comparison.cells import run_cell, weights_digest
 from pad.evaluation.comparison.file import Comparison
 from pad.evaluation.comparison.intervals import interval, resample
 from pad.evaluation.comparison.leaks import find_leaks
 from pad.evaluation.comparison.run import Comparing
 from pad.evaluation.comparison.tables import lines_of, write_report
+from pad.evaluation.tasks.base import Contestant
+from pad.evaluation.tasks.registry import make_task
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def compared(tmp_path_factory):
     root = tmp_path_factory.mktemp("compare")
     make_sets(root)
     write_file(root)
-    first = work(root, [])
+    first = work(root)
     results = first.run()
     return root, results, write_report(first, results)
 
@@ -58,8 +61,8 @@ def test_running_again_computes_nothing_and_a_lost_cell_comes_back_the_same(comp
     before = {p: p.stat().st_mtime_ns for p in (root / "c" / "cells").rglob("*.json")}
     old = json.loads(path.read_text())
     path.unlink()
-    said: list[str] = []
-    work(root, said).run()
+    with heard() as said:
+        work(root).run()
     assert [text for text in said if "seed" in text] == [
         text for text in said if text.startswith("pad, squares, seed 1")
     ]
@@ -72,11 +75,11 @@ def test_pre_trainings_of_finished_cells_are_not_needed_and_other_ones_are_other
     root, _, _ = compared
     (root / "c/runs").rename(root / "runs-elsewhere")
     try:
-        work(root, []).run()
+        work(root).run()
         assert not (root / "c/runs").exists()
         write_file(root, pretrain={**FILE["pretrain"], "max_steps": 3})
         with pytest.raises(EvaluationError, match="computed with another hash of weights"):
-            work(root, []).run()
+            work(root).run()
     finally:
         (root / "runs-elsewhere").rename(root / "c/runs")
         write_file(root)
@@ -87,11 +90,9 @@ def test_a_part_is_run_and_the_report_keeps_the_rest(compared, tmp_path):
     shutil.copytree(root / "c", tmp_path / "c")
     for lost in ("pad/squares/seed-1.json", "frozen/boxes/seed-0.json", "none/sides/seed-0.json"):
         (tmp_path / "c/cells" / lost).unlink()
-    said: list[str] = []
-    part = Comparing(
-        Comparison.read(root / "c.yaml"), root, tmp_path / "c", runs=root / "c/runs", device="cpu", say=said.append
-    )
-    found = part.run(only=("squares",), contestants=("none",), finished=lambda results: write_report(part, results))
+    part = Comparing(Comparison.read(root / "c.yaml"), root, tmp_path / "c", runs=root / "c/runs", device="cpu")
+    with heard() as said:
+        found = part.run(only=("squares",), contestants=("none",), finished=lambda results: write_report(part, results))
     assert {task: {who: [c.seed for c in cells] for who, cells in of.items()} for task, of in found.items()} == {
         "squares": {"none": [0, 1], "frozen": [0, 1], "pad": [0]},
         "boxes": {"none": [0], "pad": [0]},
@@ -128,7 +129,7 @@ def test_other_options_are_refused_not_mixed(compared):
     write_file(root, tasks=tasks)
     try:
         with pytest.raises(EvaluationError, match=r"was computed with another steps \(2, now 3\)"):
-            work(root, []).run()
+            work(root).run()
     finally:
         write_file(root)
 
@@ -175,7 +176,7 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     assert isinstance(other.exception, EvaluationError) and "another steps (2, now 3)" in str(other.exception)
     probe = ["evaluate", "random:test_vit", "--task", "probe", "--data", str(root / "seg"), "--out", str(tmp_path)]
     for more, message in (
-        (["--mode", "lora"], "a probe takes frozen"),
+        (["--mode", "lora"], "--task probe takes --mode frozen"),
         (["--decoder-channels", "64"], "a probe trains no decoder and takes no steps; leave --decoder-channels out"),
         (["--steps", "7"], "leave --steps out"),
         (["--image-size", "0"], "--image-size: input should be greater than or equal to 1 (given: 0)"),
@@ -213,7 +214,7 @@ def test_a_single_seed_is_never_called_a_real_difference(compared):
 
 def test_threads_do_not_change_a_cell(compared, tmp_path):
     root, _, _ = compared
-    task = Task("squares", "segmentation", root / "seg", **SMALL)
+    task = make_task("segmentation", "squares", root / "seg", **SMALL)
     who, data = Contestant("none", "random:test_vit"), task.read()
     device = torch.device("cpu")
     scores = [

@@ -9,10 +9,10 @@ import torch
 import yaml
 from comparisons import FILE, ONE_TASK, ONLY_NONE, make_sets, toy, write_file
 from safetensors.torch import save_file
+from training_runs import heard
 
 from msip.errors import EvaluationError, MsipError, RunError
 from msip.files import sha256_file
-from pad.evaluation.comparison.cells import Task
 from pad.evaluation.comparison.file import Comparison
 from pad.evaluation.comparison.tables import write_report
 from pad.evaluation.evaluate import evaluate
@@ -39,18 +39,18 @@ from pad.evaluation.evaluate import evaluate
 def test_mistakes_in_the_file_are_found_before_anything_is_computed(tmp_path, changed, message):
     make_sets(tmp_path)
     with pytest.raises(MsipError, match=message):
-        toy(tmp_path, **changed)[0].run()
+        toy(tmp_path, **changed).run()
     assert not (tmp_path / "c").exists()
 
 
 def test_a_task_may_have_seeds_of_its_own(tmp_path):
     own = {"seeds": [0], "tasks": {"squares": {**FILE["tasks"]["squares"], "seeds": [1, 2]}}}
-    toy(tmp_path, **own, **ONLY_NONE)[0].run()
+    toy(tmp_path, **own, **ONLY_NONE).run()
     names = sorted(path.name for path in (tmp_path / "c/cells/none/squares").iterdir())
     assert names == ["seed-1.jpg", "seed-1.json", "seed-2.json"]
-    toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(2,))
+    toy(tmp_path, **own, **ONLY_NONE).run(seeds=(2,))
     with pytest.raises(EvaluationError, match="no seed 0"):
-        toy(tmp_path, **own, **ONLY_NONE)[0].run(seeds=(0,))
+        toy(tmp_path, **own, **ONLY_NONE).run(seeds=(0,))
 
 
 def test_what_a_pre_training_starts_from_is_relative_to_the_root(tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_what_a_pre_training_starts_from_is_relative_to_the_root(tmp_path, monke
     monkeypatch.chdir("/")
     runs = {"pad": {"paradigm": "pad", "init": "start.safetensors"}}
     contestants = {"pad": {"weights": "run:pad"}}
-    toy(tmp_path, **ONE_TASK, baseline="pad", runs=runs, contestants=contestants)[0].run()
+    toy(tmp_path, **ONE_TASK, baseline="pad", runs=runs, contestants=contestants).run()
     assert (tmp_path / "c/cells/pad/squares/seed-0.json").is_file()
 
 
@@ -79,7 +79,7 @@ EACH = {
 
 def test_each_seed_may_have_a_pre_training_of_its_own(tmp_path):
     """The spread over seeds is then that of pre-trainings, too, also where the task has no luck of its own."""
-    comparison, _ = toy(tmp_path, **EACH)
+    comparison = toy(tmp_path, **EACH)
     results = comparison.run()
     write_report(comparison, results)
     assert "pre-training of its own for `pad`; one" in (tmp_path / "c/results.md").read_text()
@@ -95,12 +95,12 @@ def test_each_seed_may_have_a_pre_training_of_its_own(tmp_path):
     assert [cell.key["weights"] for cell in results["sides"]["pad"]] == ["run:pad-0", "run:pad-3"]
     shutil.rmtree(tmp_path / "c/runs")
     (tmp_path / "c/cells/pad/sides/seed-3.json").unlink()
-    again = toy(tmp_path, **EACH)[0].run()
+    again = toy(tmp_path, **EACH).run()
     assert {path.name for path in (tmp_path / "c/runs").iterdir()} == {"own-3", "pad-3"}  # what the lost cell needs
     assert again["sides"]["pad"][1].scores() == results["sides"]["pad"][1].scores()
     runs = {**EACH["runs"], "own-{seed}": {"paradigm": "scratch", "max_steps": 3}}
     with pytest.raises(EvaluationError, match="computed with another hash of weights"):
-        toy(tmp_path, **EACH | {"runs": runs})[0].run()
+        toy(tmp_path, **EACH | {"runs": runs}).run()
 
 
 @pytest.mark.parametrize(
@@ -127,26 +127,27 @@ def test_weights_for_each_seed_may_have_been_pre_trained_elsewhere(tmp_path):
         model = timm.create_model("test_vit", num_classes=0, img_size=32)
         notes = {"model": "test_vit", "image_size": "32"}
         save_file(model.state_dict(), tmp_path / f"mine-{seed}.safetensors", notes)
-    task = Task("sides", "probe", tmp_path / "classes", image_size=32)
+    task = {"out": tmp_path / "out", "image_size": 32, "device": "cpu"}
     weights = str(tmp_path / "mine-{seed}.safetensors")
-    comparison, lines = evaluate(weights, task, ("frozen",), 2, tmp_path / "out", device="cpu")
-    cells = comparison.out / "cells/frozen/sides"
+    report = evaluate(weights, "probe", tmp_path / "classes", seeds=2, **task)
+    cells = report.folder / "cells/frozen/classes"
     digests = [json.loads((cells / f"seed-{seed}.json").read_text())["key"]["weights_sha256"] for seed in (0, 1)]
     assert digests == [sha256_file(tmp_path / f"mine-{seed}.safetensors") for seed in (0, 1)]
-    assert lines[0].seeds == 2 and "{" not in str(comparison.out)
+    assert report.lines[0].seeds == 2 and "{" not in str(report.folder)
     with pytest.raises(MsipError, match=r"mine-2\.safetensors"):
-        evaluate(weights, task, ("frozen",), 3, tmp_path / "out", device="cpu")
+        evaluate(weights, "probe", tmp_path / "classes", seeds=3, **task)
 
 
 def test_one_cell_that_fails_does_not_hold_up_the_others(tmp_path):
     weights = "random:test_vit"
     contestants = {"wild": {"weights": weights, "lr": 1e30}, "none": {"weights": weights}}
-    comparison, said = toy(tmp_path, **ONE_TASK, runs={}, contestants=contestants)
-    with pytest.raises(RunError, match=r"1 cells could not be computed.*wild, squares, seed 0: the loss is no number"):
+    comparison = toy(tmp_path, **ONE_TASK, runs={}, contestants=contestants)
+    failed = r"1 cells could not be computed.*wild, squares, seed 0: the loss is no number"
+    with heard() as said, pytest.raises(RunError, match=failed):
         comparison.run(finished=lambda results: write_report(comparison, results))
     assert (tmp_path / "c/cells/none/squares/seed-0.json").is_file()
     assert "| none |" in (tmp_path / "c/results.md").read_text()
-    assert any("error: wild" in text for text in said)
+    assert any("wild, squares, seed 0: the loss is no number" in text for text in said)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ from pad.evaluation.comparison.cells import weights_digest
 
 
 def test_weights_that_are_a_name_are_known_by_it(tmp_path):
-    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+    toy(tmp_path, **ONE_TASK, **ONLY_NONE).run()
     other = {"runs": {}, "contestants": {"none": {"weights": "random:vit_tiny_patch16_224"}}}
     with pytest.raises(EvaluationError, match=r"computed with another weights .*random:test_vit"):
-        toy(tmp_path, **ONE_TASK, **other)[0].run()
+        toy(tmp_path, **ONE_TASK, **other).run()
 
 
 def test_cells_of_other_data_are_refused(tmp_path):
-    toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+    toy(tmp_path, **ONE_TASK, **ONLY_NONE).run()
     mask = next((tmp_path / "seg/test/masks").iterdir())
     cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
     with pytest.raises(EvaluationError, match="computed with another hash of data"):
-        toy(tmp_path, **ONE_TASK, **ONLY_NONE)[0].run()
+        toy(tmp_path, **ONE_TASK, **ONLY_NONE).run()
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_cells_of_other_data_are_refused(tmp_path):
 def test_a_finished_pre_training_of_other_options_or_another_start_is_refused(tmp_path, change):
     runs = {"first": {"paradigm": "scratch"}, "pad": {"paradigm": "pad", "init": "run:first", "mask_ratio": 0.5}}
     only_pad = {"baseline": "pad", "contestants": {"pad": {"weights": "run:pad"}}}
-    toy(tmp_path, **ONE_TASK, **only_pad, runs=runs)[0].run()
+    toy(tmp_path, **ONE_TASK, **only_pad, runs=runs).run()
     shutil.rmtree(tmp_path / "c/cells")
     after = {"first": runs["first"], **change}
     after["pad"] = after.pop("pad", runs["pad"])  # behind what it starts from
-    changed = toy(tmp_path, **ONE_TASK, **only_pad, runs=after)[0]
+    changed = toy(tmp_path, **ONE_TASK, **only_pad, runs=after)
     with pytest.raises(EvaluationError, match=r"runs/pad was pre-trained with other options, or from another start"):
         changed.run()
 

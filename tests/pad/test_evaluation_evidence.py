@@ -1,14 +1,28 @@
 """Scores against independent implementations on the same predictions."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from pad.evaluation.sets.base import IGNORED, DetectionItem
-from pad.evaluation.tasks.evidence import Areas, Hits, Matches, coco_scores, evidence_from_json
+from pad.evaluation.tasks.detection import Matches, _coco_evaluation
+from pad.evaluation.tasks.evidence import Areas, Hits
+from pad.evaluation.tasks.registry import evidence_from_json
 
 CLASSES = ("background", "person", "car")
+
+
+def coco_scores(found, items, classes):
+    """AP, AP50 and AP75 as pycocotools reports them, in percent."""
+    evaluation = _coco_evaluation(found, items, classes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: 100 * float(evaluation.stats[place]) for place, name in enumerate(("AP", "AP50", "AP75"))}
 
 
 def masks(seed, images=6):

@@ -13,13 +13,12 @@ from torchvision.models.detection.image_list import ImageList
 from msip.errors import EvaluationError
 from pad.evaluation.sets.base import IGNORED, DetectionItem, SegmentationItem
 from pad.evaluation.tasks.augment import detection_view, fitted_scale, segmentation_view, window_starts
-from pad.evaluation.tasks.detection import find
-from pad.evaluation.tasks.drawing import draw_detections, palette
+from pad.evaluation.tasks.detection import DetectionModel, draw_detections, find
+from pad.evaluation.tasks.drawing import palette
 from pad.evaluation.tasks.encoder import MODES, prepare_encoder
-from pad.evaluation.tasks.fitting import SEGMENTATION, fit
-from pad.evaluation.tasks.heads import DetectionModel, SegmentationModel
+from pad.evaluation.tasks.fitting import fit
 from pad.evaluation.tasks.probe import NEIGHBOURS, TEMPERATURE, _fitted, nearest, patch_shares
-from pad.evaluation.tasks.segmentation import predict, slide
+from pad.evaluation.tasks.segmentation import Segmentation, SegmentationModel, predict, slide
 
 
 def square(left, top, width, height, shape=(60, 80)):
@@ -189,7 +188,7 @@ def test_only_what_a_mode_trains_changes(mode):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     batches = [(torch.randn(2, 3, 32, 32, generator=generator), torch.ones(2, 32, 32)) for _ in range(3)]
-    cost = fit(model, iter(batches), lambda b: model.loss(*b), SEGMENTATION, steps=3, seed=0, label=mode)
+    cost = fit(model, iter(batches), lambda b: model.loss(*b), Segmentation.upstream, steps=3, seed=0, label=mode)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     of_encoder = {name for name in changed if name.startswith("encoder.")}
     assert changed - of_encoder  # the head
@@ -243,14 +242,12 @@ def test_drawn_predictions_say_which_colour_is_which_class():
 
 IN_A_NEW_PROCESS = """
 import sys
-from pathlib import Path
-from pad.evaluation.comparison.cells import Task
-from pad.evaluation.evaluate import evaluate
-data, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+import torch, pad
+data, out, kind = sys.argv[1:]
 steps = {} if kind == "probe" else {"steps": 2, "batch_size": 2}
-task = Task("plain", kind, data, image_size=64, **steps)
-work, _ = evaluate("random:test_vit", task, ("frozen",), 1, out, device="cuda")
-print(work.device.type)
+options = {"mode": ["frozen"], "seeds": 1, "out": out, "device": "cuda", "image_size": 64, **steps}
+report = pad.evaluate("random:test_vit", kind, data, **options)
+print("cpu" if report.lines[0].cost["device"] == "cpu" else "cuda")
 """
 
 

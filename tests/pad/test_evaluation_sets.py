@@ -6,11 +6,11 @@ import pytest
 from evaluation_trees import lines, pair, picture, plain, soda, write, yolo
 
 from msip.errors import EvaluationError
-from pad.evaluation.comparison.cells import Task
 from pad.evaluation.sets.base import share
 from pad.evaluation.sets.detection import read_detection
 from pad.evaluation.sets.probe import read_probe
 from pad.evaluation.sets.segmentation import read_segmentation
+from pad.evaluation.tasks.registry import make_task
 
 
 def test_labels_csv_of_real_images_and_shares(realdata):
@@ -40,12 +40,12 @@ def test_a_probe_of_masks_is_found_in_every_segmentation_layout(tmp_path):
         write(tmp_path / "msrs" / split / "vi" / f"{split}1.png", picture(1))
     soda(tmp_path / "soda")
     for root, layout in ((tmp_path / "msrs", "MSRS"), (tmp_path / "soda", "SODA")):
-        assert Task("t", "probe", root).read().layout == layout
-    assert Task("t", "probe", tmp_path / "soda/InfraredSemanticLabel").read().layout == "SODA"
+        assert make_task("probe", "t", root).read().layout == layout
+    assert make_task("probe", "t", tmp_path / "soda/InfraredSemanticLabel").read().layout == "SODA"
     for name in "ab":
         for split in ("train", "val"):
             write(tmp_path / "classes" / split / name / f"{split}{name}.png", picture())
-    assert Task("t", "probe", tmp_path / "classes").read().layout == "folders of classes"
+    assert make_task("probe", "t", tmp_path / "classes").read().layout == "folders of classes"
 
 
 def test_labels_csv_says_its_splits_in_any_case_and_leaves_val_out(tmp_path):

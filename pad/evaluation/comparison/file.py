@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msip.errors import EvaluationError, RunError
-from pad.config.options import option, read_options
-from pad.config.pretraining import Precision
-from pad.evaluation.comparison.cells import TaskKind
+from pad.config.options import read_options
 from pad.evaluation.tasks.encoder import Mode
+from pad.evaluation.tasks.registry import task_class
 
 RUN = "run:"
 """``run:NAME`` in place of weights: a pre-training of the same file."""
@@ -39,18 +38,22 @@ class ContestantEntry(_Strict):
 
 
 class TaskEntry(_Strict):
-    """A task in the file; ``seeds`` where it has others than the file."""
+    """A task in the file, its own options beside the others; ``seeds`` where it has others than the file."""
 
-    task: TaskKind
+    task: str
     data: Path
-    image_size: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    lr: float | None = Field(None, gt=0)
     label_fraction: float = Field(1.0, gt=0, le=1)
-    precision: Precision | None = None
-    decoder_channels: int | None = Field(None, ge=8)
     seeds: Seeds | None = None
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        """Put the names that are none of the entry's own under ``options``, which the task checks."""
+        if not isinstance(values, dict):
+            return values
+        own = {name: value for name, value in values.items() if name not in cls.model_fields}
+        return {n: v for n, v in values.items() if n not in own} | {"options": {**values.get("options", {}), **own}}
 
 
 class Comparison(_Strict):
@@ -84,11 +87,14 @@ class Comparison(_Strict):
         try:
             made = cls(**values)
         except ValidationError as error:
-            problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"])) if where else option(str(problem["loc"][-1]))
-            given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
-            message = problem["msg"][:1].lower() + problem["msg"][1:]
-            raise EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.") from None
+            raise _explained(error, where) from None
+        for name, task in made.tasks.items():
+            try:
+                task_class(task.task).checked(task.options)
+            except ValidationError as error:
+                raise _explained(error, where, ("tasks", name)) from None
+            except EvaluationError as error:
+                raise EvaluationError(f"{where}tasks.{name}.task: {error}" if where else str(error)) from None
         where = where or ""
         if made.baseline not in made.contestants:
             raise EvaluationError(f"{where}the baseline {made.baseline!r} is no contestant; choose one of them.")
@@ -129,3 +135,13 @@ class Comparison(_Strict):
     def _check_run(where: str, weights: str, known: set[str], who: str) -> None:
         if weights.startswith(RUN) and weights.removeprefix(RUN) not in known:
             raise EvaluationError(f"{where}{who} takes {weights}, and no such run stands before it under runs.")
+
+
+def _explained(error: ValidationError, where: str | None, below: tuple[str, ...] = ()) -> EvaluationError:
+    """Return pydantic's first problem as one sentence: by its place in a file, or, without ``where``, by its option."""
+    problem = error.errors()[0]
+    place = [*below, *map(str, problem["loc"])]
+    name = ".".join(place) if where else f"`{place[-1]}`" if place else ""
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.")

@@ -24,19 +24,19 @@ from pad.config.pretraining import RESULT, PretrainConfig
 from pad.data.index import open_data
 from pad.encoders.create import check_name
 from pad.encoders.stored import run_state
-from pad.evaluation.comparison.cells import OF_RECIPE, Cell, Contestant, Data, Task, asked_key, read_cell, run_cell
+from pad.evaluation.comparison.cells import Cell, asked_key, read_cell, run_cell
 from pad.evaluation.comparison.file import RUN, Comparison, of_seed
 from pad.evaluation.comparison.leaks import Leaks, find_leaks
-from pad.evaluation.tasks.encoder import RANDOM, Mode, check_weights
+from pad.evaluation.tasks.base import Contestant, Data, Task
+from pad.evaluation.tasks.encoder import RANDOM, check_weights
+from pad.evaluation.tasks.registry import make_task, task_class
 from pad.machine import pick_device
-from pad.training.building import complete
-from pad.training.pretrain import pretrain
+from pad.training.pretrain import complete, pretrain
 from pad.weights.checkpoints import newest_checkpoint
 
 _log = logging.getLogger(__name__)
 
 ORIGIN = "origin.txt"
-Say = Callable[[str], None]
 Results = dict[str, dict[str, list[Cell]]]
 """Task, contestant, cells by seed."""
 
@@ -50,7 +50,6 @@ class Comparing:
         out: the results' folder.
         runs: where pre-trainings go; ``out``/runs if None.
         device: auto, cpu or cuda.
-        say: one line of progress.
     """
 
     def __init__(
@@ -61,9 +60,8 @@ class Comparing:
         *,
         runs: Path | None = None,
         device: str = "auto",
-        say: Say = _log.info,
     ) -> None:
-        self.file, self.root, self.out, self.say = comparison, root, out, say
+        self.file, self.root, self.out = comparison, root, out
         self.runs = runs or out / "runs"
         self._pretrainings = comparison.pretrainings()
         self._pretrained: set[str] = set()
@@ -128,7 +126,7 @@ class Comparing:
                 else:
                     check_weights(self._place(weights))
         for text in self.warnings:
-            self.say(f"warning: {text}")
+            _log.warning(text)
 
     def _check_pretraining(self, run: str) -> None:
         if (self.runs / run / RESULT).is_file():
@@ -181,8 +179,8 @@ class Comparing:
         self.notes[name] = data.notes
         write_json(self._look_file(name), {**asdict(found), "notes": list(data.notes), "data_sha256": data.sha256})
         for note in data.notes:
-            self.say(f"{name}: {note}.")
-        self.say(f"{name}: {found.leaked} of {found.test_images} test images have a near-duplicate in training.")
+            _log.info(f"{name}: {note}.")
+        _log.info(f"{name}: {found.leaked} of {found.test_images} test images have a near-duplicate in training.")
 
     def _paths(self, contestant: str, name: str) -> dict[int, Path]:
         """The files of a contestant's cells, by seed."""
@@ -194,7 +192,8 @@ class Comparing:
 
     def _who(self, contestant: str, name: str, seed: int) -> Contestant:
         entry, weights = self.file.contestants[contestant], self._weights(contestant, seed)
-        mode: Mode = "frozen" if self.file.tasks[name].task == "probe" else entry.mode
+        possible = task_class(self.file.tasks[name].task).modes
+        mode = entry.mode if entry.mode in possible else possible[0]
         return Contestant(contestant, self._place(weights), mode, entry.lr, self._origin(weights))
 
     def _cells(self, contestant: str, name: str, data: Data, seeds: tuple[int, ...]) -> list[Cell]:
@@ -210,9 +209,9 @@ class Comparing:
                 self._pretrain(self._weights(contestant, seed))
             who = self._who(contestant, name, seed)
             try:
-                cell = run_cell(who, task, data, seed, path, device=self.device, draw=seed == first, say=self.say)
+                cell = run_cell(who, task, data, seed, path, device=self.device, draw=seed == first)
             except RunError as error:  # e.g. a loss that is no number: the other cells are worth having
-                self.say(f"error: {error}")
+                _log.error(str(error))
                 self._failed.append(str(error))
             else:
                 cells.append(cell)
@@ -221,8 +220,8 @@ class Comparing:
     def task(self, name: str) -> Task:
         """A task of the file."""
         entry = self.file.tasks[name]
-        values = {k: getattr(entry, k) for k in (*OF_RECIPE, "label_fraction")}
-        return Task(name, entry.task, self.root / entry.data, **values)
+        folder, options = self.root / entry.data, entry.options
+        return make_task(entry.task, name, folder, label_fraction=entry.label_fraction, **options)
 
     def _place(self, weights: str) -> str:
         """A path or name that can be loaded."""

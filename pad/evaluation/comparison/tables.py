@@ -93,10 +93,31 @@ def _cost(cells: list[Cell]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a comparison found.
+
+    Attributes:
+        folder: of the results: ``results.md``, ``results.csv``, ``results.png``, cells.
+        baseline: the contestant that the others are compared with.
+        lines: a contestant by a metric of a task each.
+        notes: by task, what the reader of its set decided.
+    """
+
+    folder: Path
+    baseline: str
+    lines: list[Line]
+    notes: dict[str, tuple[str, ...]]
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows for people."""
+        return table(self.lines, self.baseline)
+
+
 def run_and_report(
     work: Comparing, *, only: tuple[str, ...] = (), contestants: tuple[str, ...] = (), seeds: tuple[int, ...] = ()
-) -> list[Line]:
-    """``Comparing.run``, with the three files written after each task; returns what is in them at the end."""
+) -> Report:
+    """Run a comparison, with the three files written after each task; return what is in them at the end."""
     lines: list[Line] = []
     kept: Kept = {}
 
@@ -104,7 +125,7 @@ def run_and_report(
         lines[:] = write_report(work, found, kept)
 
     work.run(only=only, contestants=contestants, seeds=seeds, finished=report)
-    return lines
+    return Report(work.out, work.file.baseline, lines, work.notes)
 
 
 def write_report(work: Comparing, results: Results, kept: Kept | None = None) -> list[Line]:
@@ -265,8 +286,3 @@ def _spread(line: Line) -> list[str]:
     if line.gap is None:
         return [std, own, "-", "-"]
     return [std, own, f"{line.gap.value:+.2f}", f"{line.gap.low:+.2f} to {line.gap.high:+.2f}"]
-
-
-def folder_of(file: Path) -> Path:
-    """Where a comparison's results go by default: beside its file, under its name."""
-    return file.with_suffix("")

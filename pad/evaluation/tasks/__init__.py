@@ -1,4 +1,4 @@
-"""Downstream tasks: heads, fine-tuning, evidence by test image, scores, drawings."""
+"""Downstream tasks, one class in one file each (``base`` is the contract), found in one dict (``registry``)."""
 
 from msip.extras import need
 

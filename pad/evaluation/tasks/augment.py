@@ -95,7 +95,6 @@ def photometric(image: Grey, rng: np.random.Generator) -> Grey:
 
 
 Boxes = NDArray[np.float32]
-Targets = tuple[Boxes, NDArray[np.int64]]
 
 
 def detection_view(item: DetectionItem, size: int, rng: np.random.Generator) -> tuple[Grey, Boxes, NDArray[np.int64]]:

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 
 from msip.pictures import encode_jpeg
 from msip.sampling import evenly_spread
-from pad.evaluation.sets.base import IGNORED, DetectionItem, Grey, SegmentationItem
 
 SHOWN = 6
 HEIGHT_PX = 240
-MIN_SCORE = 0.3
-"""Detections below this are not drawn."""
 _CAPTION_PX = 22
 Colour = NDArray[np.uint8]
 
@@ -28,55 +25,13 @@ def palette(count: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
 
 
-def _chosen(items: Sequence[Any], size: Any) -> list[int]:
+def chosen(items: Sequence[Any], size: Any) -> list[int]:
     """Some test images, evenly spaced among those that show something."""
     full = [index for index, item in enumerate(items) if size(item)] or list(range(len(items)))
     return [full[place] for place in evenly_spread(len(full), SHOWN)]
 
 
-def draw_masks(items: Sequence[SegmentationItem], predictions: Sequence[Grey], classes: tuple[str, ...]) -> bytes:
-    """JPEG: classes other than the first coloured over each image; ignored pixels stay grey."""
-    colours = palette(len(classes))
-
-    def paint(image: Grey, mask: Grey) -> Colour:
-        canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        shown = (mask > 0) & (mask != IGNORED)
-        canvas[shown] = (0.45 * canvas[shown] + 0.55 * colours[mask[shown]]).astype(np.uint8)
-        return np.asarray(canvas, np.uint8)
-
-    columns = [
-        (paint(items[i].image, items[i].mask), paint(items[i].image, predictions[i]))
-        for i in _chosen(items, lambda item: (item.mask > 0).any())
-    ]
-    return _sheet(columns, dict(zip(classes[1:], colours[1:], strict=True)))
-
-
-def draw_detections(
-    items: Sequence[DetectionItem], found: Sequence[dict[str, NDArray[Any]]], classes: tuple[str, ...]
-) -> bytes:
-    """JPEG: boxes by class; of the detections those with a score of at least 0.3."""
-    colours = palette(len(classes))
-
-    def paint(image: Grey, boxes: NDArray[Any], labels: NDArray[Any]) -> Colour:
-        canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        width = max(1, round(image.shape[0] / HEIGHT_PX))
-        for (x1, y1, x2, y2), label in zip(np.round(boxes).astype(int).tolist(), labels, strict=True):
-            cv2.rectangle(canvas, (x1, y1), (x2, y2), colours[label].tolist(), width)
-        return np.asarray(canvas, np.uint8)
-
-    columns = []
-    for i in _chosen(items, lambda item: len(item.boxes)):
-        sure = found[i]["scores"] >= MIN_SCORE
-        columns.append(
-            (
-                paint(items[i].image, items[i].boxes, items[i].labels),
-                paint(items[i].image, found[i]["boxes"][sure], found[i]["labels"][sure]),
-            )
-        )
-    return _sheet(columns, dict(zip(classes, colours, strict=True)))
-
-
-def _sheet(columns: list[tuple[Colour, Colour]], key: dict[str, Colour]) -> bytes:
+def sheet(columns: list[tuple[Colour, Colour]], key: dict[str, Colour]) -> bytes:
     """Columns of equal height side by side, a caption above each row, and which colour is which class below."""
     rows = []
     for row, title in enumerate(("truth", "predicted")):

@@ -143,3 +143,9 @@ def parameter_groups(model: TaskModel, *, weight_decay: float, layer_decay: floa
             scale = layer_scale(model, name, layer_decay) if name.startswith(ENCODER) else 1.0
             groups.setdefault((weight_decay if parameter.ndim >= 2 else 0.0, scale), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (decay, scale), p in groups.items()]
+
+
+def embed_dim(encoder: Any) -> int:
+    """Width of the tokens."""
+    width: int = blocks_of(encoder)[0].norm1.weight.shape[0]  # type: ignore[union-attr, index, assignment]
+    return width

@@ -77,31 +77,6 @@ class Recipe:
         return self.lr * 0.1 ** sum(step >= steps * part / 12 for part in (8, 11))
 
 
-# casiatao/PAD docs/SEGMENTATION.md and configs: batch 8, about 100 epochs of SODA and of MFNet, linear decay
-SEGMENTATION = Recipe(
-    image_size=512,
-    batch_size=8,
-    epochs=100,
-    lr=1e-4,
-    weight_decay=0.05,
-    layer_decay=0.65,
-    drop_path=0.1,
-    warmup_steps=1500,
-    schedule="poly",
-)
-# casiatao/PAD's ViTDet config: batch 2, 12 epochs of FLIR
-DETECTION = Recipe(
-    image_size=1024,
-    batch_size=2,
-    epochs=12,
-    lr=1e-4,
-    weight_decay=0.1,
-    layer_decay=0.7,
-    drop_path=0.1,
-    warmup_steps=250,
-    schedule="step",
-)
-
 Batch = Any
 Draw = Callable[[Any, np.random.Generator], Any]
 

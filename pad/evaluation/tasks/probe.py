@@ -20,9 +20,12 @@ from msip.resize import resize
 from pad.data.grey import normalise
 from pad.encoders.tokens import grid_size, in_chans
 from pad.evaluation.sets.base import IGNORED, Grey, ProbeData, ProbeItem, SegmentationData, SegmentationItem
+from pad.evaluation.sets.probe import LABELS, read_probe
+from pad.evaluation.sets.segmentation import has_masks, read_segmentation
+from pad.evaluation.tasks.base import Contestant, Outcome, Task
 from pad.evaluation.tasks.encoder import prepare_encoder
 from pad.evaluation.tasks.evidence import Areas, Evidence, Hits
-from pad.evaluation.tasks.fitting import Cost
+from pad.evaluation.tasks.fitting import Cost, Recipe
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -36,6 +39,49 @@ BATCH = 64
 CHUNK = 4096
 
 Found = tuple[dict[str, Evidence], Cost]
+
+
+class Probe(Task):
+    """What frozen features tell, by nearest neighbours and by a linear classifier."""
+
+    kind = "probe"
+    # only the size counts; the rest stands in the keys of cells
+    upstream = Recipe(
+        image_size=224,
+        batch_size=8,
+        epochs=100,
+        lr=1e-4,
+        weight_decay=0.05,
+        layer_decay=0.65,
+        drop_path=0.1,
+        warmup_steps=1500,
+        schedule="poly",
+    )
+    modes = ("frozen",)
+    evidence = (Hits, Areas)
+    draws = False
+
+    def read(self) -> ProbeData | SegmentationData:
+        """Return images and classes where there are some, else images and masks."""
+        of_classes = (self.data / LABELS).is_file() or not has_masks(self.data)
+        return read_probe(self.data) if of_classes else read_segmentation(self.data)
+
+    def run(
+        self,
+        data: Any,
+        train: Sequence[Any],
+        contestant: Contestant,
+        *,
+        seed: int,
+        device: torch.device,
+        threads: int,
+        label: str,
+    ) -> Outcome:
+        """Return evidence of ``knn`` and ``linear``; nothing of the encoder trains."""
+        del threads, label
+        probe: Any = probe_images if data.test and hasattr(data.test[0], "label") else probe_patches
+        size = self.options.image_size
+        return Outcome(*probe(data, train, contestant.weights, image_size=size, seed=seed, device=device))
 
 
 def probe_images(

@@ -177,7 +177,7 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     probe = ["evaluate", "random:test_vit", "--task", "probe", "--data", str(root / "seg"), "--out", str(tmp_path)]
     for more, message in (
         (["--mode", "lora"], "--task probe takes --mode frozen"),
-        (["--decoder-channels", "64"], "a probe trains no decoder and takes no steps; leave --decoder-channels out"),
+        (["--decoder-channels", "64"], "--decoder-channels is no option here; leave it out"),
         (["--steps", "7"], "leave --steps out"),
         (["--image-size", "0"], "--image-size: input should be greater than or equal to 1 (given: 0)"),
         (["--label-fraction", "2"], "--label-fraction: input should be less than or equal to 1"),

@@ -142,6 +142,8 @@ def _explained(error: ValidationError, where: str | None, below: tuple[str, ...]
     problem = error.errors()[0]
     place = [*below, *map(str, problem["loc"])]
     name = ".".join(place) if where else f"`{place[-1]}`" if place else ""
+    if problem["type"] == "extra_forbidden":
+        return EvaluationError(f"{where or ''}{name} is no option here; leave it out.")
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.60})"
     message = problem["msg"][:1].lower() + problem["msg"][1:]
     return EvaluationError(f"{where or ''}{name or 'the file'}: {message}{given}; correct it.")

@@ -1,4 +1,4 @@
-# On a fresh machine: `make demo` runs the whole way, `make test` passes the tests, `make docs` builds the pages.
+# On a fresh machine: `make demo` runs the whole way, `make test` passes the tests (`make test-slow` the slow ones), `make docs` builds the pages.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 MONGOD := $(VENV)/.mongod
 
-.PHONY: setup demo docs test lint bench clean
+.PHONY: setup demo docs test test-slow lint bench clean
 
 setup: $(READY)
 
@@ -33,7 +33,11 @@ $(MONGOD): $(READY)
 	touch $@
 
 test: $(READY) $(VENV)/.weights $(MONGOD)
-	$(BIN)/python -m pytest -n 2 --durations=10
+	$(BIN)/python -m pytest -n 2 -m "not slow" --durations=20
+
+# What is slow by nature: kills, spawned processes, wheels, whole sweeps.
+test-slow: $(READY) $(VENV)/.weights $(MONGOD)
+	$(BIN)/python -m pytest -n 2 -m slow --durations=20
 
 # Fails on every link or anchor that leads nowhere. (The notice that it hides is of 2026: Material is kept until May 2027,
 # and its successor Zensical reads the same mkdocs.yml.)

@@ -10,17 +10,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from msip_cli.main import app
+from msip_cli.output import StageBars
 from typer.testing import CliRunner
 
-from cli.main import app
-from cli.output import StageBars
-
 ROOT = Path(__file__).resolve().parents[2]
-FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
+FROM_ANYWHERE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from msip_cli.main import main; main()"
 
 
 def msip(*arguments, code=0):
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "msip_cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr + done.stdout
     assert "Traceback" not in done.stderr

@@ -24,7 +24,7 @@ CHROMIUM = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftsha
 
 
 def msip(*arguments, code=0, **environment):
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "msip_cli", *map(str, arguments)]
     variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == code, done.stderr + done.stdout
@@ -82,7 +82,7 @@ def served(real, database_server):  # noqa: F811
     """The App on the real frames: (address, summary of the import)."""
     summary = json.loads(msip("inspect", real, "--no-launch", "--json").stdout)
     port = free_port()
-    command = [sys.executable, "-m", "cli", "inspect", str(real), "--remote", "--port", str(port)]
+    command = [sys.executable, "-m", "msip_cli", "inspect", str(real), "--remote", "--port", str(port)]
     with (real.parent / "app.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + 240

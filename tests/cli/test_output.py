@@ -10,9 +10,9 @@ from typing import get_args
 
 import pytest
 from msip.export.parts import CropFormat
+from msip_cli.main import COMMANDS
 
 import msip
-from cli.main import COMMANDS
 from msip.engine import EngineName
 from msip.export.recipe import Mode
 from msip.proposals import PROPOSALS
@@ -24,7 +24,7 @@ ONLY_HERE = {"as_json", "no_rois", "no_launch", "remote", "address", "port", "pu
 
 
 def sentence(*arguments):
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "msip_cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -98,7 +98,7 @@ def test_a_command_is_one_function_whose_parameters_have_the_same_names(command,
 
 
 def test_the_log_is_printed_in_plain_lines_and_warnings(capsys):
-    from cli.output import show_log
+    from msip_cli.output import show_log
 
     show_log()
     show_log()

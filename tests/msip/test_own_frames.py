@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from msip_cli.main import app
 from typer.testing import CliRunner
 
-from cli.main import app
 from msip import Manifest, build
 from msip.curation.near import image_files
 from msip.errors import FrameError, MsipError

@@ -15,7 +15,7 @@ from training_runs import make_manifest
 from msip.errors import MsipError
 from pad.methods import METHODS, Method, methods
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def page_code() -> str:

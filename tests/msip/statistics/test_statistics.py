@@ -22,7 +22,7 @@ from msip.errors import ManifestError
 from msip.manifest import SCHEMA, flag_name
 from msip.statistics import stats
 
-FACTS = Path(__file__).parents[2] / "data_manifests"
+FACTS = Path(__file__).parents[3] / "data_manifests"
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 

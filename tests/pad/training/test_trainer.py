@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from trainers import trainer_of
 from training_runs import (
     SIGKILL,
     SIGTERM,
@@ -30,12 +30,9 @@ from training_runs import (
 )
 
 from msip.errors import OutputError, RunError
-from msip.files import make_output_folder
 from pad.adapters.attach import adapter_state_dict, scale_predictors
-from pad.training.pretrain import _claim, assemble
-from pad.training.processes import Ranks
+from pad.training.pretrain import _claim
 from pad.training.step import Step, lr_at
-from pad.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -51,12 +48,6 @@ def uninterrupted(data, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
     assert train(config(data, run, epochs=5)).status == "finished"
     return run
-
-
-def trainer_of(options, device=CPU, **ranks) -> Trainer:
-    claim = partial(make_output_folder, options.out)
-    place = {"device": device, "stored": None, "checkpoint": None}
-    return assemble(options, ranks=Ranks(**ranks), claim=claim, **place)[0]
 
 
 def held(trainer) -> list[torch.Tensor]:

@@ -17,8 +17,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from test_archives import rar_bytes, seven_bytes, split_zip, tar_bytes, zip_bytes, zst_bytes
-from test_movies import frames, movie
+from archive_bytes import rar_bytes, seven_bytes, split_zip, tar_bytes, zip_bytes, zst_bytes
+from seq_movies import frames, movie
 
 import msip.archives.readers  # noqa: F401 - before the limits
 from msip.archives import extract, rar_tool

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_trainer import trainer_of
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainers import trainer_of
 from training_runs import config, make_manifest
 
 READS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "is_nonzero"}

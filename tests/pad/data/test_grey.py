@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from test_trainer import trainer_of
+from trainers import trainer_of
 from training_runs import config, make_manifest
 
 from pad.data.grey import normalise

@@ -220,7 +220,7 @@ def test_tags_come_back_as_flags_and_are_honoured(fiftyone, out, tmp_path):  # n
 
 def test_round_trip_on_the_command_line(fiftyone, out, frames, tmp_path, monkeypatch):  # noqa: F811
     """Tagged in the App, pulled, built again: training and export see the remaining images, and those alone."""
-    from cli.main import app as commands
+    from msip_cli.main import app as commands
 
     def msip(*arguments):
         done = CliRunner().invoke(commands, [*map(str, arguments), "--json"])

@@ -19,7 +19,7 @@ from msip.errors import MsipError
 from msip.radiometry import cameras, decode
 from msip.sources import load_source
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding-a-camera.md").read_text(), re.DOTALL)[0]
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from msip_cli.main import app
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from cli.main import app
 from pad import PadConfig, attach_adapters
 from pad.inference.scale_maps import draw, scale_maps
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import typer
 import yaml
+from msip_cli.main import app
 from training_runs import make_manifest, stopped_after
 from typer.testing import CliRunner
 
-from cli.main import app
 from msip.errors import RunError
 from pad.config.pretraining import PretrainConfig
 from pad.methods import METHODS

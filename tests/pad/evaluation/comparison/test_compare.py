@@ -178,7 +178,7 @@ def test_evaluate_compares_modes_continues_and_does_not_mix(compared, tmp_path):
     for more, message in (
         (["--mode", "lora"], "--task probe takes --mode frozen"),
         (["--decoder-channels", "64"], "--decoder-channels is no option here; leave it out"),
-        (["--steps", "7"], "leave --steps out"),
+        (["--steps", "7"], "--steps is no option here; leave it out"),
         (["--image-size", "0"], "--image-size: input should be greater than or equal to 1 (given: 0)"),
         (["--label-fraction", "2"], "--label-fraction: input should be less than or equal to 1"),
         (["--device", "gpu"], "--device is 'gpu'; choose one of auto, cpu, cuda"),

@@ -12,9 +12,8 @@ import time
 import zipfile
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from download_bytes import DATA, PATIENCE
 
 import msip.download.hosts as hosts_module
 from msip import build
@@ -25,24 +24,6 @@ from msip.download.transfer import Policy, Remote, fetch_file
 from msip.errors import DownloadError, OutputError
 from msip.progress import silent
 from msip.sources import load_source
-
-PATIENCE = Policy(
-    attempts=3, backoff_s=0.01, longest_wait_s=0.05, timeout_s=2, slow_bytes_per_s=50_000, slow_window_s=0.3
-)
-
-
-def archive() -> bytes:
-    buffer = io.BytesIO()
-    rng = np.random.default_rng(0)
-    with zipfile.ZipFile(buffer, "w") as file:
-        for index in range(1, 6):
-            picture = cv2.resize(rng.integers(20, 220, (6, 8), np.uint8), (840, 712), interpolation=cv2.INTER_CUBIC)
-            for folder in ("trainimgr", "trainimg"):
-                file.writestr(f"some/train/{folder}/{index:05d}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())
-    return buffer.getvalue()
-
-
-DATA = archive()
 
 
 class Faulty(http.server.BaseHTTPRequestHandler):
@@ -363,7 +344,7 @@ def test_members_are_the_infrared_ones():
 
 
 def test_scut_movies_become_frames_that_build_reads(tmp_path):
-    from test_movies import frames, movie
+    from seq_movies import frames, movie
 
     random.seed(0)
     source = load_source("scut_fir_pedestrian")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import trainer_of
+from msip_cli.main import app
+from trainers import trainer_of
 from training_runs import config, make_manifest, train
 from typer.testing import CliRunner
 
-from cli.main import app
 from msip.errors import RunError
 from pad.adapters.bottleneck import Adapter
 from pad.config.pretraining import PretrainConfig, read_run

@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from msip_cli.main import app
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from cli.main import app
 from msip.errors import ModelError, WeightsError
 from pad import PadConfig, attach_adapters, load_adapters, load_encoder
 from pad.adapters.attach import adapter_parameters, detach_adapters, has_adapters, trunk_state_dict

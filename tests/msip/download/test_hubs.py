@@ -14,7 +14,7 @@ import zipfile
 from typing import ClassVar
 
 import pytest
-from test_download import DATA, PATIENCE
+from download_bytes import DATA, PATIENCE
 
 from msip.download import hosts
 from msip.download.job import download

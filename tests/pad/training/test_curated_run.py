@@ -6,9 +6,9 @@ import cv2
 import pyarrow as pa
 import yaml
 from curation_scenes import at_rest, scene, write
+from msip_cli.main import app
 from typer.testing import CliRunner
 
-from cli.main import app
 from msip import Manifest
 from msip.shards import Shards
 from pad.data.index import ImageIndex

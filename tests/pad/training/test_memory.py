@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_trainer import trainer_of
+from trainers import trainer_of
 from training_runs import config, heard, make_manifest, train
 
 from msip.errors import RunError

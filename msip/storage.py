@@ -6,6 +6,7 @@ A place is (path relative to the root, offset, length). The root is a folder or 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,21 +94,30 @@ class Storage:
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "layout": self.layout, "_open": {}, "_process": None}
 
-    def read_grey(self, path: str, offset: int, length: int, size: tuple[int, int]) -> Grey | None:
-        """One image, uint8 (h, w), perhaps read-only; ``None`` if it is absent or cannot be decoded.
+    def read_grey(
+        self, path: str, offset: int, length: int, size: tuple[int, int], sha256: bytes | None = None
+    ) -> Grey | None:
+        """One image, uint8 (h, w), perhaps read-only; ``None`` if it is absent, damaged or cannot be decoded.
+
+        A disk that gives wrong bytes gives a JPEG that decoders accept with a warning: hence the hash, in all formats.
 
         Args:
             path: relative to the root.
             offset, length: in bytes; ``WHOLE_FILE`` for an image that is a file.
             size: (width, height) in pixels, needed for decoded pixels.
+            sha256: of the encoded image's bytes, which are then compared.
         """
         try:
             if self.layout == "raw":
                 pixels = self._pixels(path, offset, length)
                 return pixels.reshape(size[1], size[0]) if pixels.size == size[0] * size[1] else None
             if isinstance(self.root, Path) and length == WHOLE_FILE:
-                return read_image(self.root / path)
-            return decode_image(np.frombuffer(self._bytes(path, offset, length), np.uint8))
+                data = np.fromfile(self.root / path, np.uint8)
+            else:
+                data = np.frombuffer(self._bytes(path, offset, length), np.uint8)
+            if sha256 is not None and hashlib.sha256(data.data).digest() != sha256:
+                return None
+            return decode_image(data)
         except (OSError, ValueError):
             return None
 

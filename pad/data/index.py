@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,8 @@ def write_index(data: Manifest | Shards, path: Path) -> Path:
     """Write what training needs of the data as an Arrow file that all workers memory-map.
 
     Columns: image_id; path (relative to the data's root), offset, length: where the image lies, see ``msip.storage``;
-    width, height; rois (list of 4 int32: x, y, width, height).
+    width, height; rois (list of 4 int32: x, y, width, height); sha256 (32 bytes, of the stored file) where the data
+    has it: of decoded pixels (``raw``) it has none.
     """
     table = data.table
     rois = table.column("rois")
@@ -45,6 +47,9 @@ def write_index(data: Manifest | Shards, path: Path) -> Path:
     else:
         columns |= {name: table.column(name).combine_chunks() for name in ("offset", "length")}
     columns |= {name: pc.fill_null(table.column(name), 0).combine_chunks() for name in ("width", "height")}
+    if data.storage().layout != "raw" and "sha256" in table.column_names:
+        hashes = [None if text is None else bytes.fromhex(text) for text in table.column("sha256").to_pylist()]
+        columns["sha256"] = pa.array(hashes, pa.binary(32))
     index = pa.table({**columns, "rois": pa.LargeListArray.from_arrays(pa.array(offsets), flat)})
     index = index.replace_schema_metadata({"layout": data.storage().layout})
     with (
@@ -75,6 +80,8 @@ class ImageIndex:
         self._ids, self._paths, rois = (table.column(name).chunk(0) for name in ("image_id", "path", "rois"))
         names = ("offset", "length", "width", "height")
         self._offset, self._length, self._width, self._height = (table.column(n).chunk(0).to_numpy() for n in names)
+        hashed = "sha256" in table.column_names  # an index of version 0.1 has none
+        self._hashes: Any = table.column("sha256").chunk(0) if hashed else None
         self._first_roi = rois.offsets.to_numpy()
         self._boxes = rois.values.values.to_numpy().reshape(-1, 4)
 
@@ -97,9 +104,10 @@ class ImageIndex:
         return str(self._paths[row].as_py())
 
     def read_grey(self, row: int, storage: Storage) -> NDArray[np.uint8] | None:
-        """The stored image, uint8 (h, w), perhaps read-only; ``None`` if it is absent or cannot be decoded."""
+        """The stored image, uint8 (h, w), perhaps read-only; ``None`` if it is absent, damaged or cannot be decoded."""
         size = int(self._width[row]), int(self._height[row])
-        return storage.read_grey(self.relative_path(row), int(self._offset[row]), int(self._length[row]), size)
+        place = self.relative_path(row), int(self._offset[row]), int(self._length[row])
+        return storage.read_grey(*place, size, None if self._hashes is None else self._hashes[row].as_py())
 
     def rois(self, row: int) -> NDArray[np.int32]:
         """(n, 4) x, y, width, height in pixels; n may be 0."""

@@ -254,7 +254,7 @@ class Trainer:
         for row in sorted(rows - self.unreadable):
             self.unreadable.add(row)
             name = self.dataset.index.relative_path(row)
-            _log.warning(f"{name} cannot be read; another image takes its place.")
+            _log.warning(f"{name} is damaged or cannot be read; another image takes its place.")
 
     def _gather(self) -> None:
         """Bring together what each process has seen alone: all have the mean loss and every unreadable image."""

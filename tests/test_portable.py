@@ -147,6 +147,7 @@ def test_shards_are_written_and_read(elsewhere, frames, tmp_path):
     elsewhere(SHARDS, frames, tmp_path / "out", tmp_path / "shards")
 
 
+@pytest.mark.slow
 def test_two_steps_are_trained(elsewhere, frames, tmp_path):
     elsewhere(PRETRAIN, frames, tmp_path / "out", tmp_path / "run")
 

@@ -173,6 +173,7 @@ def wait_for_picture(page, path):
     return before
 
 
+@pytest.mark.slow
 def test_own_mongod(tiny, tmp_path):
     """FiftyOne's own mongod on a new folder works; that of another folder is refused."""
     mongod_file()
@@ -209,6 +210,7 @@ def wait_for_end(folder):
     raise AssertionError(f"mongod on {folder} outlives its process")
 
 
+@pytest.mark.slow
 def test_no_database_is_one_sentence(tiny, tmp_path, monkeypatch):
     nobody = f"mongodb://user:secret@127.0.0.1:{free_port()}"
     text = sentence("inspect", tiny, "--no-launch", FIFTYONE_DATABASE_URI=nobody)
@@ -279,6 +281,7 @@ def test_wrong_versions_of_servers(tiny, tmp_path):
     assert "MongoDB 4.4.29, FiftyOne needs 6.0 or newer" in database._too_old("4.4.29", "the server")
 
 
+@pytest.mark.slow
 def test_mistakes(tiny, tmp_path, database_server):  # noqa: F811
     assert "no manifest" in sentence("inspect", tmp_path / "nowhere")
     with socket.socket() as taken:

@@ -12,7 +12,7 @@ from remote_fixtures import bucket  # noqa: F401
 
 from msip import Manifest, build
 from msip.download.terms import accept_terms, accepted_terms
-from msip.errors import LayoutError, OutputError, SourceError
+from msip.errors import LayoutError, OptionError, OutputError, SourceError
 from msip.pipeline import read_build
 from msip.shards import Shards
 from msip.sources import load_source
@@ -74,7 +74,7 @@ def test_from_memory(raw, local, tmp_path):
     table = Manifest.read(local).table
     expected = [row for row in table.to_pylist() if row["source"] == "llvip"]
     assert Manifest.read(tmp_path / "out").table.to_pylist() == expected and report.images == len(expected)
-    with pytest.raises(SourceError, match="workers=1"):
+    with pytest.raises(OptionError, match="workers=1"):
         build("memory://trees/raw", tmp_path / "two", sources=["llvip"], workers=2)
     with pytest.raises(LayoutError, match="lasher"):
         build("memory://trees/raw", tmp_path / "two", sources=["lasher"])

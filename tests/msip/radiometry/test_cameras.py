@@ -123,7 +123,7 @@ def test_faults_of_a_foreign_reader_are_problems_of_frames(frames, tmp_path):
         ("toy = its_package:LENS", "'toy' (its_package:LENS) in the group msip.cameras cannot be loaded"),
         ("toy = nowhere:TOY", "'toy' (nowhere:TOY) in the group msip.cameras cannot be loaded"),
         ("toy = its_package:MAGIC", "is a bytes, expected a CameraFormat"),
-        ("png = its_package:TOY", "'png' in the group msip.cameras is a format of msip's own"),
+        ("png = its_package:TOY", "'png' in the group msip.cameras has the name of one of ours"),
     ],
 )
 def test_a_broken_entry_point_is_one_sentence_that_names_it(line, says, frames, tmp_path):

@@ -54,6 +54,7 @@ def test_an_entry_point_adds_a_method_with_its_option(package):
     assert issubclass(methods()["mean-grey"], Method)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_it_with_its_own_option(package):
     data = make_manifest(package / "data", images=8).root
     small = ["--model", "test_vit", "--init", "random", "--image-size", "32", "--batch-size", "4", "--max-steps", "2"]

@@ -60,6 +60,7 @@ def test_evaluate_and_compare_know_it_with_its_option(package):
     assert [(line.contestant, line.key["mode"]) for line in lines] == [("none", "frozen"), ("other", "frozen")]
 
 
+@pytest.mark.slow
 def test_the_command_line_has_its_option(package):
     command = [
         sys.executable,

@@ -57,3 +57,8 @@ def unpacks_rar() -> None:
     """A tool that unpacks compressed RAR archives."""
     if rar_tool() is None:
         missing("bsdtar (libarchive-tools), unrar or 7zz")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: compiled graphs start autograd's threads, which no forked child can go on with."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)

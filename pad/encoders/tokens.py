@@ -60,6 +60,26 @@ def patch_size(encoder: nn.Module) -> tuple[int, int]:
     return int(embed.patch_size[0]), int(embed.patch_size[1])
 
 
+def class_tokens(encoder: nn.Module) -> int:
+    """Return how many class tokens come first among the encoder's tokens: 1, or 0 for a model without one.
+
+    ``num_prefix_tokens`` does not say so: models of global average pooling have registers there and no class token.
+    """
+    return int(getattr(encoder, "cls_token", None) is not None)
+
+
+def image_token(encoder: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the image token (b, D) of encoded tokens (b, p + n, D): the class token, or the mean of the patches."""
+    prefix: Any = encoder.num_prefix_tokens
+    return tokens[:, 0] if class_tokens(encoder) else tokens[:, prefix:].mean(dim=1)
+
+
+def image_and_patch_tokens(encoder: nn.Module, tokens: Tensor) -> Tensor:
+    """Return encoded tokens (b, p + n, D) without registers and distillation token: (b, 0 or 1 + n, D)."""
+    prefix: Any = encoder.num_prefix_tokens
+    return torch.cat((tokens[:, : class_tokens(encoder)], tokens[:, prefix:]), dim=1)
+
+
 def check_token_access(encoder: nn.Module, method: str) -> None:
     """Raise ``ModelError``, naming model and method, for a model whose tokens cannot be reached between its parts."""
     parts = ("patch_embed", "_pos_embed", "norm_pre", "blocks", "norm", "num_prefix_tokens")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msip.errors import ModelError
-from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
+from pad.encoders.tokens import check_token_access, embed, grid_size, image_and_patch_tokens, run_blocks
 from pad.methods.base import Method, MethodOutput
 from pad.methods.patches import initialise_vit
 from pad.methods.teacher import FrozenTeacher, TeacherOptions
@@ -57,9 +57,8 @@ class Distillation(Method):
                 raise ModelError("distillation needs a teacher, or its tokens; give `teacher`, a NAME or FILE.")
             teacher, _ = self.teacher(images)
         tokens = run_blocks(self.encoder, embed(self.encoder, images))
-        prefix = self.encoder.num_prefix_tokens
-        patches = tokens.shape[1] - prefix
-        prediction = self.head(tokens if prefix <= 1 else tokens[:, [0, *range(prefix, tokens.shape[1])]])
+        patches = tokens.shape[1] - self.encoder.num_prefix_tokens
+        prediction = self.head(image_and_patch_tokens(self.encoder, tokens))
         both = min(prediction.shape[1], teacher.shape[1])
         target = F.layer_norm(teacher[:, -both:].float(), teacher.shape[-1:])
         loss = F.smooth_l1_loss(prediction[:, -both:].float(), target, beta=BETA)

@@ -20,7 +20,7 @@ from pad.adapters.attach import ADAPTER, has_adapters
 from pad.data.views import MultiCrop
 from pad.encoders.fit import UNUSED
 from pad.encoders.layouts import ENCODER, TEACHER
-from pad.encoders.tokens import check_token_access, embed, grid_size, run_blocks
+from pad.encoders.tokens import check_token_access, embed, grid_size, image_token, run_blocks
 from pad.methods.base import Method, MethodOptions, MethodOutput
 from pad.methods.patches import initialise_vit
 
@@ -61,8 +61,9 @@ class Branch(nn.Module):
         tokens = embed(self.encoder, views, mask=masks, mask_token=self.mask_token, any_size=True)
         encoded = run_blocks(self.encoder, tokens)
         prefix = encoded.shape[1] - tokens.patches.shape[1]
-        image = encoded[:, 0] if prefix else encoded.mean(dim=1)  # SigLIP has no class token
-        return self.head(image), self.head(encoded[:, prefix:] if patches else encoded[:, :0])
+        return self.head(image_token(self.encoder, encoded)), self.head(
+            encoded[:, prefix:] if patches else encoded[:, :0]
+        )
 
 
 class IBOTOptions(MethodOptions):

@@ -12,7 +12,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from msip.errors import ModelError
-from pad.encoders.tokens import embed, run_blocks
+from pad.encoders.tokens import class_tokens, embed, run_blocks
 from pad.methods.base import MethodOutput
 from pad.methods.masked import DecoderOptions, MaskedAutoencoder
 from pad.methods.teacher import FrozenTeacher, TeacherOptions
@@ -110,7 +110,7 @@ class MILAN(MaskedAutoencoder):
             hidden = block(hidden, prompts)
         back = order.argsort(dim=1).unsqueeze(-1).expand(-1, -1, width)
         patches = torch.cat((prompts[:, prefix:], hidden), dim=1).gather(1, back)
-        tokens = torch.cat((prompts[:, : min(prefix, 1)], patches), dim=1)
+        tokens = torch.cat((prompts[:, : class_tokens(self.encoder)], patches), dim=1)
         return self.decoder_pred(self.decoder_norm(tokens))
 
     @classmethod

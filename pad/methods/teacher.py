@@ -18,7 +18,15 @@ from pad.adapters.attach import blocks_of
 from pad.data.grey import INFRARED_MEAN, INFRARED_STD
 from pad.encoders import create_encoder, load_encoder
 from pad.encoders.create import check_name
-from pad.encoders.tokens import check_token_access, embed, grid_size, patch_size, run_blocks
+from pad.encoders.tokens import (
+    check_token_access,
+    class_tokens,
+    embed,
+    grid_size,
+    image_and_patch_tokens,
+    patch_size,
+    run_blocks,
+)
 from pad.methods.base import MethodOptions
 from pad.weights.files import read_weights
 
@@ -90,8 +98,8 @@ class FrozenTeacher(nn.Module):
         prefix = self.model.num_prefix_tokens
         tokens = self.model.head(run_blocks(self.model, embed(self.model, self.prepare(images))))
         weights = self._watched.pop().float().mean(dim=1)  # (b, queries, keys)
-        attention = (weights[:, 0] if prefix else weights.mean(dim=1))[:, prefix:]
-        return torch.cat((tokens[:, : min(prefix, 1)], tokens[:, prefix:]), dim=1), attention
+        attention = (weights[:, 0] if class_tokens(self.model) else weights.mean(dim=1))[:, prefix:]
+        return image_and_patch_tokens(self.model, tokens), attention
 
     def prepare(self, images: Tensor) -> Tensor:
         """The student's images as the teacher wants them: its normalisation, channels and size."""

@@ -16,6 +16,8 @@ from pad.data.views import MultiCrop, block_mask, grown
 from pad.encoders import load_encoder
 from pad.encoders.export import export_model
 
+pytestmark = pytest.mark.forks
+
 METHODS = {
     "mae": {},
     "milan": {"teacher": True},

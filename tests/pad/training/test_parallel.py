@@ -22,6 +22,8 @@ from pad.adapters.bottleneck import PadConfig
 from pad.data.loader import epoch_order
 from pad.monitoring.monitor import Monitor
 
+pytestmark = pytest.mark.forks
+
 NO_DROPOUT = partial(PadConfig, dropout=0.0)
 
 

@@ -34,6 +34,8 @@ from pad.adapters.attach import adapter_state_dict, scale_predictors
 from pad.training.pretrain import _claim
 from pad.training.step import Step, lr_at
 
+pytestmark = pytest.mark.forks
+
 CPU = torch.device("cpu")
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from msip.export.parts import CropFormat
 from msip_cli.main import COMMANDS
 
 import msip
 from msip.engine import EngineName
+from msip.export.chunks import CropFormat
 from msip.export.recipe import Mode
 from msip.proposals import PROPOSALS
 from msip.radiometry import AgcMethod

@@ -137,7 +137,7 @@ def test_images_that_only_the_second_process_cannot_read_are_named_and_counted(t
     assert (tmp_path / "said-1").read_text() == ""
     lines = (tmp_path / "said-0").read_text().splitlines()
     for row in seconds[:2]:
-        assert sum(f"{row:04d}.png cannot be read" in line for line in lines) == 1
+        assert sum(f"{row:04d}.png is damaged or cannot be read" in line for line in lines) == 1
     assert [line["unreadable"] for line in _lines(tmp_path / "run")] == [2] * 6
     assert json.loads((tmp_path / "run/result.json").read_text())["unreadable_images"] == 2
     state = json.loads((tmp_path / "run/checkpoints/step-00000006/state.json").read_text())
